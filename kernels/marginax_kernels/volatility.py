@@ -1,0 +1,104 @@
+"""Volatility filters over a history, and the residuals that filtered historical simulation rescales.
+
+Conventions: axes are bars x factors; variance and volatility are per bar; `returns[t]` is the return that ends at bar
+t, NaN where the factor has no price there, and `bars[t]` the number of bars it spans (more than one after a gap).
+`variance[t]` knows the bars before t and not bar t itself.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Int
+
+
+def ewma_update(
+    variance: Float[Array, "*factors"],
+    returns: Float[Array, "*factors"],
+    bars: Float[Array, "*factors"],
+    *,
+    half_life: Float[ArrayLike, ""],
+) -> Float[Array, "*factors"]:
+    """One step of the exponentially weighted variance: one return over `bars` bars.
+
+    v' = d v + (1 - d) r^2 / bars with d = 2^(-bars / half_life); a missing return (NaN) changes nothing.
+    Units: variance per bar, half-life in bars (0.94 is a half-life of 11.2 bars, 0.97 one of 22.8).
+
+    Gradient: exact in all inputs. Source: RiskMetrics Technical Document (1996), section 5.2.
+    """
+    decay = jnp.exp2(-bars / half_life)
+    known = ~jnp.isnan(returns)
+    squared = jnp.where(known, returns, 0) ** 2 / bars
+    return jnp.where(known, decay * variance + (1 - decay) * squared, variance)
+
+
+def ewma_variance(
+    returns: Float[Array, "bars factors"],
+    bars: Float[Array, "bars factors"],
+    initial: Float[Array, " factors"],
+    *,
+    half_life: Float[ArrayLike, ""],
+) -> tuple[Float[Array, "bars factors"], Float[Array, " factors"]]:
+    """The variance known before each bar, and the variance after the last one.
+
+    Units: per bar; half-life in bars. Gradient: exact in all inputs. Cost: one pass. Source: see `ewma_update`.
+    """
+
+    def step(variance: Array, bar: tuple[Array, Array]) -> tuple[Array, Array]:
+        return ewma_update(variance, bar[0], bar[1], half_life=half_life), variance
+
+    final, path = lax.scan(step, initial, (returns, bars))
+    return path, final
+
+
+def initial_variance(
+    returns: Float[Array, "bars factors"], bars: Float[Array, "bars factors"], *, count: int
+) -> Float[Array, " factors"]:
+    """Mean squared return per bar over each factor's first `count` returns; zero for a factor without any.
+
+    Units: variance per bar. Gradient: exact.
+    """
+    known = ~jnp.isnan(returns)
+    early = known & (jnp.cumsum(known, axis=0) <= count)
+    squared = jnp.where(early, jnp.where(known, returns, 0) ** 2 / bars, 0)
+    return jnp.sum(squared, axis=0) / jnp.maximum(jnp.sum(early, axis=0), 1)
+
+
+def long_run_volatility(
+    returns: Float[Array, "bars factors"], bars: Float[Array, "bars factors"]
+) -> Float[Array, " factors"]:
+    """Root mean squared return per bar over the whole history; zero for a factor without returns.
+
+    Units: volatility per bar. Gradient: exact but at zero.
+    """
+    known = ~jnp.isnan(returns)
+    squared = jnp.where(known, jnp.where(known, returns, 0) ** 2 / bars, 0)
+    return jnp.sqrt(jnp.sum(squared, axis=0) / jnp.maximum(jnp.sum(known, axis=0), 1))
+
+
+def filtered_residuals(
+    returns: Float[Array, "bars factors"],
+    bars: Float[Array, "bars factors"],
+    volatility: Float[Array, "bars factors"],
+    long_run: Float[Array, " factors"],
+    *,
+    least_share: Float[ArrayLike, ""],
+    cap: Float[ArrayLike, ""],
+) -> tuple[Float[Array, "bars factors"], Int[Array, " factors"]]:
+    """Returns over the volatility of their day, and how many of each factor's were capped.
+
+    The denominator is at least `least_share` of the long-run volatility and residuals are cut at +-`cap`: a pegged coin
+    that jumps once has a residual of 167 otherwise, and rescaling then shows a loss beyond 100 %. A return over n bars
+    is divided by sqrt(n); a factor that never moved has residual zero; missing stays NaN.
+
+    Gradient: exact where nothing is floored or capped. Source: Barone-Adesi, Giannopoulos and Vosper (1999).
+    """
+    scale = jnp.maximum(volatility, least_share * long_run) * jnp.sqrt(bars)
+    raw = jnp.where(scale > 0, returns / jnp.where(scale > 0, scale, 1), returns * 0)
+    return jnp.clip(raw, -jnp.asarray(cap), cap), jnp.sum(jnp.abs(raw) > cap, axis=0)
+
+
+def overlapping_sums(shocks: Float[Array, "bars factors"], *, bars: int) -> Float[Array, "windows factors"]:
+    """Sums of each run of `bars` consecutive rows: the shocks of a horizon of several bars. Gradient: exact."""
+    windows = shocks.shape[0] - bars + 1
+    return functools.reduce(jnp.add, (shocks[first : first + windows] for first in range(bars)))

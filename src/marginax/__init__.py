@@ -1,0 +1,59 @@
+"""marginax: the margin of every account of a derivatives venue, in one batched pass on GPU or CPU.
+
+Names are imported when they are first used, so that `import marginax` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from marginax.book import Book, read_book
+    from marginax.config import Config, load_config
+    from marginax.engine import Result, margin_book
+    from marginax.market import Market, read_market
+    from marginax.models import MarginModel, load_model
+    from marginax.problems import BadInput, Problem
+    from marginax.scenarios import ScenarioSet, join
+    from marginax.status import Status
+
+_HOMES = {
+    "BadInput": "problems",
+    "Book": "book",
+    "Config": "config",
+    "MarginModel": "models",
+    "Market": "market",
+    "Problem": "problems",
+    "Result": "engine",
+    "ScenarioSet": "scenarios",
+    "Status": "status",
+    "join": "scenarios",
+    "load_config": "config",
+    "load_model": "models",
+    "margin_book": "engine",
+    "read_book": "book",
+    "read_market": "market",
+}
+
+__all__ = [
+    "BadInput",
+    "Book",
+    "Config",
+    "MarginModel",
+    "Market",
+    "Problem",
+    "Result",
+    "ScenarioSet",
+    "Status",
+    "join",
+    "load_config",
+    "load_model",
+    "margin_book",
+    "read_book",
+    "read_market",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'marginax' has no attribute {name!r}")
+    return getattr(import_module(f"marginax.{_HOMES[name]}"), name)

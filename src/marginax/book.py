@@ -1,0 +1,144 @@
+"""The book: every account with its positions and balances, numbered and sorted once.
+
+Positions of one account in one instrument are merged; an account's positions stand in instrument order, its balances in
+asset order, both in CSR form: account k owns the entries from `starts[k]` to `starts[k + 1]`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64, Int32, Int64
+
+from marginax.instruments import Instruments, number_instruments
+from marginax.tables.door import Admitted, OnError, absent, admit
+from marginax.tables.findings import find, together
+from marginax.tables.read import Source
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries of accounts in CSR form: `columns` numbers what is held, `amounts` says how much (signed)."""
+
+    starts: Int64[np.ndarray, " accounts_and_one"]
+    columns: Int32[np.ndarray, " entries"]
+    amounts: Float64[np.ndarray, " entries"]
+
+    @property
+    def counts(self) -> Int64[np.ndarray, " accounts"]:
+        """Number of entries of each account."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def owners(self) -> Int64[np.ndarray, " entries"]:
+        """The account of each entry."""
+        return np.repeat(np.arange(len(self.starts) - 1), self.counts)
+
+
+@dataclass(frozen=True)
+class Book:
+    """Accounts, instruments, positions and balances, checked among themselves but not yet against a market.
+
+    `tables` keeps the admitted rows with their places in the files, so that whatever a market lacks can be named.
+    """
+
+    accounts: np.ndarray
+    instruments: Instruments
+    tables: dict[str, Admitted]
+
+    def __len__(self) -> int:
+        return len(self.accounts)
+
+    @cached_property
+    def positions(self) -> Entries:
+        """Merged positions: instrument numbers and signed contracts; what nets to zero is gone."""
+        rows = self.position_rows
+        return entries(
+            rows["account"].to_numpy(), rows["instrument"].to_numpy(), rows["quantity"].to_numpy(), len(self)
+        )
+
+    @cached_property
+    def position_rows(self) -> pl.DataFrame:
+        """Unmerged positions by number: account, instrument, quantity (contracts), entry_price (null: the mark)."""
+        return self.tables["positions"].rows.select(
+            self._account_number(),
+            number(pl.col("instrument_id"), self.instruments.ids).alias("instrument"),
+            "quantity",
+            "entry_price",
+        )
+
+    @cached_property
+    def balance_rows(self) -> pl.DataFrame:
+        """Balances: account number, asset name, signed amount."""
+        return self.tables["balances"].rows.select(self._account_number(), "asset", "amount")
+
+    def _account_number(self) -> pl.Expr:
+        return number(pl.col("account_id"), self.accounts).alias("account")
+
+
+def entries(owner: np.ndarray, column: np.ndarray, amount: np.ndarray, owners: int) -> Entries:
+    """CSR entries from triplets: sorted by owner and column, equal pairs summed in the order given, zeros dropped."""
+    frame = (
+        pl.DataFrame({"owner": owner, "column": column, "amount": amount})
+        .group_by("owner", "column", maintain_order=True)
+        .agg(pl.col("amount").sum())
+        .filter(pl.col("amount") != 0)
+        .sort("owner", "column")
+    )
+    counts = np.bincount(frame["owner"].to_numpy(), minlength=owners)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Entries(starts, frame["column"].to_numpy().astype(np.int32), frame["amount"].to_numpy())
+
+
+def number(names: pl.Expr, known: np.ndarray) -> pl.Expr:
+    """Names replaced by their place in `known`; null where a name is not there."""
+    order = pl.Series(known, dtype=pl.String)
+    return names.replace_strict(order, pl.Series(np.arange(len(known))), default=None, return_dtype=pl.Int64)
+
+
+def read_book(
+    *,
+    instruments: Source,
+    positions: Source,
+    balances: Source,
+    accounts: Source | None = None,
+    orders: Source | None = None,
+    on_error: OnError = "raise",
+) -> Book:
+    """The book in these tables: paths (Parquet, CSV, Arrow IPC), polars frames or Arrow tables.
+
+    Accounts are all ids that any table names, sorted. Raises BadInput that names file, column, row and remedy; with
+    `on_error="quarantine"` bad rows are set aside and their accounts become `incomplete`.
+    """
+    given = {
+        "instruments": instruments,
+        "positions": positions,
+        "balances": balances,
+        "accounts": accounts,
+        "orders": orders,
+    }
+    tables = {
+        name: absent(name) if source is None else admit(source, name, on_error=on_error)
+        for name, source in given.items()
+    }
+    return assemble(tables, on_error)
+
+
+def assemble(tables: dict[str, Admitted], on_error: OnError) -> Book:
+    """A book from admitted tables; positions and orders in instruments that are not there are bad rows."""
+    tables = dict(tables)
+    known = number_instruments(tables["instruments"].rows)
+    for name in ("positions", "orders"):
+        tables[name] = tables[name].set_aside(_unknown_instruments(tables[name], known), on_error)
+    owners = [tables[name].rows["account_id"] for name in ("positions", "balances", "accounts")]
+    owners += [table.quarantine["account_id"].drop_nulls() for table in tables.values()]
+    ids = pl.concat([series.cast(pl.String) for series in owners]).unique().sort()
+    return Book(accounts=ids.to_numpy(), instruments=known, tables=tables)
+
+
+def _unknown_instruments(table: Admitted, known: Instruments) -> pl.DataFrame:
+    what = pl.format("the instrument '{}' is unknown", "instrument_id")
+    remedy = "Add it to the table `instruments`, or remove the row"
+    bad = ~pl.col("instrument_id").is_in(pl.Series(known.ids, dtype=pl.String).implode())
+    return together([find(table.rows, table.name, bad, "instrument_id", what, remedy)])

@@ -1,0 +1,103 @@
+"""The command `marginax`: its subcommands, its exit codes, and how trouble is told.
+
+Nothing heavy is imported here: each command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+import sys
+from enum import IntEnum
+from importlib.metadata import entry_points, version
+
+import click
+import typer
+
+from marginax.cli import demo, init, margin
+from marginax.problems import BadInput
+
+# Flags that take several files: a shell expands `--history data/*.parquet` into words that click would refuse.
+SEVERAL = ("--history",)
+
+
+class Exit(IntEnum):
+    """Exit codes: everything has a margin; an error of marginax's own; bad input; some accounts have none."""
+
+    SUCCESS = 0
+    INTERNAL = 1
+    BAD_INPUT = 2
+    EXCEPTED = 3
+    INTERRUPTED = 130
+
+
+app = typer.Typer(
+    name="marginax",
+    help="The margin of every account of a derivatives venue, in one batched pass.",
+    epilog="Exit codes: 0 success, 1 internal error, 2 bad input, 3 some accounts have no margin.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("margin", help="Margin every account of a book in files of your own.")(margin.command)
+app.command("init", help="Write a commented configuration and small example tables to start from.")(init.command)
+app.command("demo", help="Build a synthetic venue and margin it.")(demo.command)
+for _extra in entry_points(group="marginax.commands"):
+    app.command(_extra.name)(_extra.load())
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"marginax {version('marginax')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    _: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+    ),
+) -> None:
+    """The margin of every account of a derivatives venue, in one batched pass."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns its exit code. Whatever goes wrong is told on standard error."""
+    try:
+        code = app(several_files(arguments), standalone_mode=False)
+    except BadInput as error:
+        typer.echo(f"marginax: bad input, nothing was written\n{error}", err=True)
+        return Exit.BAD_INPUT
+    except click.ClickException as error:
+        error.show()
+        return Exit.BAD_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("marginax: interrupted, no result was written", err=True)
+        return Exit.INTERRUPTED
+    except OSError as error:
+        typer.echo(f"marginax: {error}", err=True)
+        return Exit.INTERNAL
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        typer.echo("marginax: internal error; the traceback above says where", err=True)
+        return Exit.INTERNAL
+    return int(code or Exit.SUCCESS)
+
+
+def several_files(arguments: list[str]) -> list[str]:
+    """The words of a command line with `--history a b` spelled `--history a --history b`."""
+    words: list[str] = []
+    flag = None
+    for word in arguments:
+        if word.startswith("-"):
+            flag = word if word in SEVERAL else None
+            words.append(word)
+        elif flag is not None and words[-1] != flag:
+            words += [flag, word]
+        else:
+            words.append(word)
+    return words

@@ -1,0 +1,127 @@
+"""`marginax margin`: files in, margins out."""
+
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from marginax.problems import BadInput, Problem
+
+if TYPE_CHECKING:
+    from marginax.config import Config
+    from marginax.engine import Result
+
+EXCEPTED = 3
+_TABLES = "Tables"
+_RUN = "Run"
+
+
+class OnError(Enum):
+    """What to do with bad rows."""
+
+    RAISE = "raise"
+    QUARANTINE = "quarantine"
+
+
+def _table(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel=_TABLES, show_default=False, metavar="FILE")
+
+
+def command(
+    instruments: Annotated[Path, _table("what can be held")],
+    positions: Annotated[Path, _table("who holds what, in signed contracts")],
+    balances: Annotated[Path, _table("collateral by account and asset")],
+    quotes: Annotated[Path, _table("mark prices")],
+    underlyings: Annotated[Path, _table("index prices")],
+    history: Annotated[list[Path], _table("past prices; several files may follow")],
+    out: Annotated[Path, typer.Option(help="folder for the results", metavar="DIR", show_default=False)],
+    accounts: Annotated[Path | None, _table("attributes of accounts")] = None,
+    orders: Annotated[Path | None, _table("open orders; checked, not yet margined")] = None,
+    forwards: Annotated[Path | None, _table("forward prices; checked, not yet used")] = None,
+    signals: Annotated[Path | None, _table("market signals; checked, not yet used")] = None,
+    tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
+    order_book: Annotated[Path | None, _table("price levels; checked, not yet used")] = None,
+    config: Annotated[Path | None, typer.Option(help="configuration; see `marginax init`", metavar="TOML")] = None,
+    model: Annotated[str | None, typer.Option(help="margin model, before the configuration's")] = None,
+    as_of: Annotated[str | None, typer.Option(help="UTC time of the margin; default: the latest quote")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of every draw, before the configuration's")] = None,
+    on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
+    attribution: Annotated[bool, typer.Option(help="also write each position's share of the margin")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON instead of a summary")] = False,
+) -> int:
+    """Margin every account of a book in files of your own (Parquet, CSV or Arrow IPC)."""
+    from marginax.config import load_config
+
+    settings = load_config(config)
+    run = settings.run.model_copy(
+        update={
+            "as_of": _time(as_of) if as_of else settings.run.as_of,
+            "seed": settings.run.seed if seed is None else seed,
+        }
+    )
+    settings = settings.model_copy(update={"run": run, "model": model or settings.model})
+    book = {
+        "instruments": instruments,
+        "positions": positions,
+        "balances": balances,
+        "accounts": accounts,
+        "orders": orders,
+    }
+    market = {
+        "quotes": quotes,
+        "underlyings": underlyings,
+        "history": history,
+        "forwards": forwards,
+        "signals": signals,
+        "tiers": tiers,
+        "order_book": order_book,
+    }
+    return margin_files(book, market, settings, out, on_error=on_error.value, attribution=attribution, json=json)
+
+
+def margin_files(
+    book: dict[str, Any],
+    market: dict[str, Any],
+    settings: "Config",
+    out: Path,
+    *,
+    on_error: Literal["raise", "quarantine"] = "raise",
+    attribution: bool = False,
+    json: bool = False,
+) -> int:
+    """Read, margin, write and tell; returns the exit code."""
+    from marginax.book import read_book
+    from marginax.market import read_market
+
+    held = read_book(**book, on_error=on_error)
+    prices = read_market(**market, as_of=settings.run.as_of, currency=settings.run.currency, on_error=on_error)
+    from marginax.cli.progress import accounts_bar
+    from marginax.engine import margin_book
+
+    with accounts_bar() as progress:
+        result = margin_book(held, prices, settings, seed=settings.run.seed, on_error=on_error, progress=progress)
+    result.write(out, attribution=attribution)
+    _tell(result, out, json=json)
+    return EXCEPTED if result.excepted else 0
+
+
+def _tell(result: "Result", out: Path, *, json: bool) -> None:
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps({"out": str(out), **result.manifest}, indent=2))
+        return
+    from marginax.cli.summary import print_summary
+
+    print_summary(result, out)
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        what, remedy = f"'{text}' was given", "Write a UTC time such as 2026-01-31 or 2026-01-31T08:00:00Z"
+        raise BadInput([Problem("command line", "--as-of", None, what, remedy)]) from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -1,0 +1,6 @@
+"""The engine: cuts a book into tiles, streams them over devices, and puts the rows back in order."""
+
+from marginax.engine.margin_book import margin_book
+from marginax.engine.result import Result
+
+__all__ = ["Result", "margin_book"]

@@ -1,0 +1,152 @@
+"""The one verb: the margin of every account of a book, in one pass over tiles.
+
+Everything is settled once per market (scenarios, cube); accounts then stream through in tiles. Whatever troubles one
+account becomes its status; the others get their margins.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import jax
+import numpy as np
+
+from marginax.book import Book
+from marginax.config import Config, Engine
+from marginax.engine.compilation import persistent_cache
+from marginax.engine.devices import run_streams, stream_devices
+from marginax.engine.result import Figures, Result
+from marginax.engine.tiles import Cut, build, cut
+from marginax.exposures import Exposures, expose
+from marginax.market import Market
+from marginax.models.load import load_model
+from marginax.models.protocol import MarginModel, Parts, Prepared, Tile
+from marginax.scenarios.sets import ScenarioSet
+from marginax.statuses import account_statuses
+from marginax.tables.door import OnError
+from marginax.tables.match import match
+
+Progress = Callable[[int, int], None]
+"""Called with accounts done and accounts in all."""
+
+
+def margin_book(
+    book: Book,
+    market: Market,
+    model: str | Path | Config | MarginModel = "expected_shortfall",
+    *,
+    seed: int = 7,
+    engine: Engine | None = None,
+    on_error: OnError = "raise",
+    progress: Progress | None = None,
+) -> Result:
+    """Margin of every account of `book` in `market`.
+
+    `model` is a preset's name, a TOML file, a configuration or a model. `seed` settles every draw; `engine` how the
+    book is cut (no key of it changes a result but `precision`). Raises BadInput for what is held and has no price,
+    unless `on_error="quarantine"`: then those rows are set aside and their accounts have a status and no margin.
+    """
+    persistent_cache()
+    clock = {"started": perf_counter()}
+    chosen = load_model(model)
+    settings = engine or chosen.settings.engine
+    matched = match(book, market, model=chosen.name, on_error=on_error)
+    with jax.enable_x64(True):
+        history = chosen.factors(matched.market, matched.book.instruments)
+        exposures = expose(matched.book, matched.market, history)
+        draws = chosen.draw(seed, history)
+        clock["bound"] = perf_counter()
+        state = chosen.observe(history)
+        prepared, shocks = _prepare(chosen, exposures.instruments, exposures.market, state, draws)
+        labels = chosen.labels(history)
+        scenarios = ScenarioSet(
+            factors=history.names,
+            shocks=np.nan_to_num(np.asarray(shocks)),
+            weights=np.asarray(prepared.weights),
+            labels=labels,
+        )
+        diagnostics = dict(chosen.diagnostics(history, state))
+    statuses = account_statuses(
+        matched, exposures, history, stale_after_days=chosen.settings.scenarios.stale_after_days
+    )
+    clock["prepared"] = perf_counter()
+    sheet = TileRunner(chosen, prepared, exposures, settings)
+    figures = Figures.empty(len(matched.book), len(labels), chosen.part_names)
+    able = np.flatnonzero(~statuses.excepted)
+    done = 0
+    for part, (margin, totals) in sheet.margins(able):
+        figures.take(part.accounts, margin, totals)
+        done += len(part.accounts)
+        if progress is not None:
+            progress(done, len(able))
+    statuses = statuses.with_numerical(~figures.finite)
+    clock["margined"] = perf_counter()
+    return Result.assemble(
+        matched=matched,
+        exposures=exposures,
+        model=chosen.name,
+        settings=chosen.settings,
+        seed=seed,
+        figures=figures,
+        statuses=statuses,
+        scenarios=scenarios,
+        diagnostics=diagnostics,
+        attribute=sheet.attributions,
+        clock=clock,
+    )
+
+
+class TileRunner:
+    """Streams tiles of one book through one prepared model; margins and attributions alike."""
+
+    def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
+        self._exposures = exposures
+        self._rows = settings.tile_rows
+        self._dtype = np.float32 if settings.precision == "float32" else np.float64
+        self._devices = stream_devices(settings.streams)
+        with self._precision():
+            here = jax.tree.map(self._narrow, (model, prepared))
+            placed = {device: jax.device_put(here, device) for device in set(self._devices)}
+        self._placed = [placed[device] for device in self._devices]
+
+    def margins(self, accounts: np.ndarray) -> Iterator[tuple[Cut, Any]]:
+        """The model's margins and totals for each tile over these accounts."""
+        return self._run(accounts, _margin)
+
+    def attributions(self, accounts: np.ndarray) -> Iterator[tuple[Cut, Parts]]:
+        """The model's attribution for each tile over these accounts."""
+        return self._run(accounts, _attribute)
+
+    def _run(self, accounts: np.ndarray, call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
+        def work(stream: int, part: Cut) -> Any:
+            with self._precision():
+                tile = build(self._exposures, part, self._dtype)
+                answer = call(*self._placed[stream], jax.device_put(tile, self._devices[stream]))
+                return jax.tree.map(np.asarray, answer)
+
+        parts = cut(self._exposures, accounts, tile_rows=self._rows)
+        return run_streams(work, parts, len(self._devices))
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return jax.enable_x64(True) if self._dtype is np.float64 else nullcontext()
+
+    def _narrow(self, leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        return array.astype(self._dtype) if np.issubdtype(array.dtype, np.floating) else array
+
+
+@jax.jit
+def _prepare(model: MarginModel, instruments: Any, market: Any, state: Any, draws: Any) -> Any:
+    return model.prepare(instruments, market, state, draws)
+
+
+@jax.jit
+def _margin(model: MarginModel, prepared: Prepared, tile: Tile) -> Any:
+    return model.margin(prepared, tile)
+
+
+@jax.jit
+def _attribute(model: MarginModel, prepared: Prepared, tile: Tile) -> Parts:
+    return model.attribute(prepared, tile)

@@ -1,0 +1,89 @@
+"""Cutting a ragged book into tiles of equal shape, and putting rows back in order.
+
+An account's width is the smallest power of two that holds its positions, and its collateral's likewise in powers of
+four: its own numbers alone decide, never its neighbours, so its bits are the same in every book. Tiles of one shape are
+compiled once; the last tile of a shape is filled up with empty accounts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from marginax.book import Entries
+from marginax.exposures import Exposures
+from marginax.models.protocol import Runs, Tile
+
+# A tile's losses should stay in a core's cache: wide tiles take the least number of rows.
+ROW_STEP = 64
+WIDE = 256
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One tile: the accounts in its rows, and the shape it is padded to."""
+
+    accounts: Int64[np.ndarray, " accounts"]
+    rows: int
+    width: int
+    collateral_width: int
+
+
+def cut(exposures: Exposures, accounts: Int64[np.ndarray, " accounts"], *, tile_rows: int) -> Iterator[Cut]:
+    """Tiles over these accounts, widest first so that streams end together; accounts keep their order in a shape."""
+    widths = _power(exposures.positions.counts[accounts], base=2, least=2)
+    sides = _power(exposures.collateral.counts[accounts], base=4, least=4)
+    sides = np.where(exposures.collateral.counts[accounts] == 0, 0, sides)
+    for width, side in sorted({*zip(widths.tolist(), sides.tolist(), strict=True)}, reverse=True):
+        members = accounts[(widths == width) & (sides == side)]
+        rows = tile_rows if width < WIDE else ROW_STEP
+        for first in range(0, len(members), rows):
+            yield Cut(members[first : first + rows], rows, width, side)
+
+
+def build(exposures: Exposures, cut: Cut, dtype: type[np.floating]) -> Tile:
+    """The arrays of one tile."""
+    zero = exposures.zero_row
+    rows, quantities = _padded(exposures.positions, cut.accounts, cut.rows, cut.width, zero, dtype)
+    assets, amounts = _padded(exposures.collateral, cut.accounts, cut.rows, cut.collateral_width, zero, dtype)
+    equity = np.zeros(cut.rows, dtype)
+    equity[: len(cut.accounts)] = exposures.equity[cut.accounts]
+    return Tile(rows, quantities, assets, amounts, equity, _runs(exposures, rows))
+
+
+def _power(counts: np.ndarray, *, base: int, least: int) -> np.ndarray:
+    """The smallest power of `base`, at least `least`, that is not below each count."""
+    ladder = [least]
+    while ladder[-1] < counts.max(initial=0):
+        ladder.append(ladder[-1] * base)
+    return np.array(ladder)[np.searchsorted(ladder, counts)]
+
+
+def _padded(
+    held: Entries, accounts: np.ndarray, rows: int, width: int, zero: int, dtype: type[np.floating]
+) -> tuple[np.ndarray, np.ndarray]:
+    columns = np.full((rows, width), zero, np.int32)
+    amounts = np.zeros((rows, width), dtype)
+    counts = held.counts[accounts]
+    filled = np.arange(width) < counts[:, None]
+    first = np.repeat(held.starts[accounts] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+    entry = first + np.arange(counts.sum())
+    columns[: len(accounts)][filled] = held.columns[entry]
+    amounts[: len(accounts)][filled] = held.amounts[entry]
+    return columns, amounts
+
+
+def _runs(exposures: Exposures, rows: np.ndarray) -> Runs:
+    height, width = rows.shape
+    padding = -1 - np.arange(width)  # no two equal, so padding makes no run
+    group = np.where(rows == exposures.zero_row, padding, np.append(exposures.groups, -1)[rows])
+    opens = np.ones((height, width), bool)
+    opens[:, 1:] = group[:, 1:] != group[:, :-1]
+    start = np.flatnonzero(opens)
+    length = np.diff(start, append=height * width)
+    start, length = start[length > 1], length[length > 1]
+    most = height * width // 2
+    runs = np.zeros((3, most), np.int32)
+    runs[:, : len(start)] = start % width, length, start // width
+    return Runs(*runs)

@@ -1,0 +1,135 @@
+"""The market: prices now, and how each underlying is shocked.
+
+Index prices are in the account currency; marks are in each instrument's own quote currency.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from marginax.config import Run
+from marginax.problems import BadInput, Problem
+from marginax.tables.door import Admitted, OnError, absent, admit
+from marginax.tables.findings import find, together
+from marginax.tables.read import Source
+
+
+@dataclass(frozen=True)
+class Market:
+    """Quotes, underlyings and history, checked among themselves, as they were known at `as_of` (UTC)."""
+
+    as_of: datetime
+    currency: str
+    tables: dict[str, Admitted]
+    after_as_of: int
+
+    @property
+    def underlyings(self) -> pl.DataFrame:
+        """The rows of the table `underlyings`; the shock is filled in (log unless said otherwise)."""
+        return self.tables["underlyings"].rows.with_columns(pl.col("shock").fill_null("log"))
+
+    @property
+    def quotes(self) -> pl.DataFrame:
+        """The rows of the table `quotes`."""
+        return self.tables["quotes"].rows
+
+    @property
+    def history(self) -> pl.DataFrame:
+        """time, underlying, factor, value: the history up to `as_of`, price rows and value rows alike."""
+        return self.tables["history"].rows.select(
+            "time",
+            "underlying",
+            pl.col("factor").fill_null("price"),
+            pl.coalesce("price", "value").alias("value"),
+        )
+
+
+def read_market(
+    *,
+    quotes: Source,
+    underlyings: Source,
+    history: Source,
+    forwards: Source | None = None,
+    signals: Source | None = None,
+    tiers: Source | None = None,
+    order_book: Source | None = None,
+    as_of: datetime | None = None,
+    currency: str = Run().currency,
+    on_error: OnError = "raise",
+) -> Market:
+    """The market in these tables: paths (Parquet, CSV, Arrow IPC), polars frames or Arrow tables; history may be many.
+
+    `as_of` defaults to the latest time of a quote, else of an underlying, else of the history; later history is left
+    out. Raises BadInput that names file, column, row and remedy.
+    """
+    given = {
+        "quotes": quotes,
+        "underlyings": underlyings,
+        "history": history,
+        "forwards": forwards,
+        "signals": signals,
+        "tiers": tiers,
+        "order_book": order_book,
+    }
+    tables = {
+        name: absent(name) if source is None else admit(source, name, on_error=on_error)
+        for name, source in given.items()
+    }
+    tables["underlyings"] = tables["underlyings"].set_aside(
+        _unusable(tables["underlyings"], currency), on_error
+    )
+    tables["history"] = tables["history"].set_aside(_not_positive(tables), on_error)
+    now = _as_of(tables) if as_of is None else _utc(as_of)
+    past = tables["history"].rows.filter(pl.col("time") <= now)
+    later = tables["history"].rows.height - past.height
+    tables["history"] = tables["history"].of(past)
+    return Market(as_of=now, currency=currency, tables=tables, after_as_of=later)
+
+
+def _unusable(table: Admitted, currency: str) -> pl.DataFrame:
+    log = pl.col("shock").fill_null("log") == "log"
+    return together(
+        [
+            find(
+                table.rows, table.name, log & (pl.col("index_price") <= 0), "index_price",
+                pl.format("{} was given for an underlying with log shocks", "index_price"),
+                'Set its `shock` to "absolute" if its price may be zero or below',
+            ),
+            find(
+                table.rows, table.name, pl.col("underlying") == currency, "underlying",
+                f"{currency} is the account currency and its price is 1", "Remove the row",
+            ),
+            find(
+                table.rows, table.name, pl.col("proxy") == pl.col("underlying"), "proxy",
+                "an underlying is its own proxy", "Name another underlying",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _not_positive(tables: dict[str, Admitted]) -> pl.DataFrame:
+    log = tables["underlyings"].rows.filter(pl.col("shock").fill_null("log") == "log")["underlying"]
+    factor = pl.col("factor").fill_null("price")
+    price = pl.coalesce("price", "value")
+    bad = (
+        ((factor == "price") | factor.str.starts_with("forward:"))
+        & pl.col("underlying").is_in(log.implode())
+        & (price <= 0)
+    )
+    what = pl.format("the price {} has no logarithm", price)
+    remedy = 'Remove the row, or set the `shock` of its underlying to "absolute"'
+    return find(tables["history"].rows, "history", bad, "price", what, remedy)
+
+
+def _utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _as_of(tables: dict[str, Admitted]) -> datetime:
+    for name in ("quotes", "underlyings", "history"):
+        latest = tables[name].rows["time"].max()
+        if isinstance(latest, datetime):
+            return latest
+    remedy = "Give `time` in quotes or underlyings, or say as_of"
+    raise BadInput([Problem("quotes", "time", None, "no table holds a time, so there is no as_of", remedy)])

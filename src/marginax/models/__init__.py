@@ -1,0 +1,6 @@
+"""Margin models, found by name through the entry points `marginax.models`."""
+
+from marginax.models.load import load_model
+from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Runs, Tile, Totals
+
+__all__ = ["Margin", "MarginModel", "Parts", "Prepared", "Runs", "Tile", "Totals", "load_model"]

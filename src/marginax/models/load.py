@@ -1,0 +1,43 @@
+"""From a name, a file or a module of one's own to a margin model."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from marginax.config import Config, load_config
+from marginax.models.protocol import MarginModel
+from marginax.problems import BadInput, Problem, suggestion
+
+GROUP = "marginax.models"
+
+
+def load_model(source: str | Path | Config | MarginModel = "expected_shortfall") -> MarginModel:
+    """A margin model: a preset by name, a TOML file, a configuration, or a model as it is.
+
+    A name that is no preset is looked up among the entry points `marginax.models` and built with default settings; an
+    entry point is a callable from a `Config` to a model. Raises BadInput for a name that nothing brings.
+    """
+    if isinstance(source, MarginModel):
+        return source
+    if isinstance(source, Config):
+        return _build(source)
+    installed = entry_points(group=GROUP).names
+    if str(source) in installed and not str(source).endswith(".toml"):
+        from marginax.config import preset_names
+
+        config = load_config(source) if source in preset_names() else Config(model=str(source))
+        return _build(config)
+    return _build(load_config(source))
+
+
+def _build(config: Config) -> MarginModel:
+    found = [entry for entry in entry_points(group=GROUP) if entry.name == config.model]
+    if not found:
+        known = sorted(entry_points(group=GROUP).names)
+        what = f"no installed package brings a model `{config.model}`"
+        remedy = f"Install one, or change the name; {suggestion(config.model, known)}"
+        raise BadInput([Problem("configuration", "model", None, what, remedy)])
+    model = found[0].load()(config)
+    if not isinstance(model, MarginModel):
+        what = f"the model `{config.model}` is a {type(model).__name__}, not a MarginModel"
+        raise BadInput([Problem("configuration", "model", None, what, "Derive it from marginax.models.MarginModel")])
+    return model

@@ -1,0 +1,135 @@
+"""What the engine and a margin model say to each other: the five verbs of a model and the arrays between them.
+
+A model is a frozen `equinox.Module`. The engine cuts the book into tiles and knows no finance beyond this page; a
+model knows no files and no accounts' names. Labels stay on the host: the worst scenario is an index until it is
+written.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int
+
+from marginax.config import Config
+from marginax.cube import InstrumentArrays, MarketArrays
+from marginax.history import FactorHistory
+from marginax.instruments import Instruments
+from marginax.market import Market
+
+
+class Parts(eqx.Module):
+    """Named amounts per account, in the order they are reported."""
+
+    values: tuple[Float[Array, " accounts"], ...]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+
+class Margin(eqx.Module):
+    """A model's answer for the accounts of a tile, in account currency.
+
+    The initial requirement is the float64 sum of `parts`; the maintenance requirement is that of each part times its
+    entry in `maintenance_ratios`. `var`, `expected_shortfall` and `std_error` (NaN where it means nothing) are at the
+    model's own tail; `stress_score` is the probability that the loss is greater than equity; `worst_scenario` an index.
+    """
+
+    parts: Parts
+    maintenance_ratios: tuple[Float[Array, ""], ...]
+    var: Float[Array, " accounts"]
+    expected_shortfall: Float[Array, " accounts"]
+    std_error: Float[Array, " accounts"]
+    stress_score: Float[Array, " accounts"]
+    worst_scenario: Int[Array, " accounts"]
+
+
+class Totals(eqx.Module):
+    """Sums over the accounts of a tile, in blocks of 64 rows that the host adds in float64.
+
+    `uncovered` is the loss beyond equity per scenario: what the venue would be left with.
+    """
+
+    uncovered: Float[Array, "blocks scenarios"]
+
+
+class Runs(eqx.Module):
+    """Groups of two or more positions of one account in one underlying: first column, length, row of the tile.
+
+    Padding has length zero. There are at most width / 2 groups in a row.
+    """
+
+    start: Int[Any, " runs"]
+    length: Int[Any, " runs"]
+    owner: Int[Any, " runs"]
+
+
+class Tile(eqx.Module):
+    """Accounts side by side: rows of the cube and how much is held of each; padding is the zero row and amount zero.
+
+    `instruments` and `quantities` (signed contracts) are positions; `assets` and `amounts` (signed units) the
+    collateral that moves, of width zero where no account of the tile holds any; `equity` is in account currency.
+    """
+
+    instruments: Int[Any, "accounts width"]
+    quantities: Float[Any, "accounts width"]
+    assets: Int[Any, "accounts collateral_width"]
+    amounts: Float[Any, "accounts collateral_width"]
+    equity: Float[Any, " accounts"]
+    runs: Runs
+
+
+class Prepared(eqx.Module):
+    """Everything a tile is margined against: the cube and the scenarios' weights, and what else a model adds."""
+
+    cube: Float[Array, "rows scenarios"]
+    weights: Float[Array, " scenarios"]
+
+
+class MarginModel(eqx.Module):
+    """A margin model. Static fields are tails, horizons, windows and counts; every other number is a leaf."""
+
+    name: eqx.AbstractVar[str]
+    settings: eqx.AbstractVar[Config]
+
+    @property
+    @abstractmethod
+    def part_names(self) -> tuple[str, ...]:
+        """The parts of the initial requirement, in the order they are reported."""
+
+    @abstractmethod
+    def factors(self, market: Market, instruments: Instruments) -> FactorHistory:
+        """The history this model looks at: which factors, on which bars; raises BadInput for one it cannot use."""
+
+    @abstractmethod
+    def draw(self, seed: int, history: FactorHistory) -> Any:
+        """What is random, drawn once on the host from one seed; raises BadInput for a history it cannot use."""
+
+    @abstractmethod
+    def step(self, state: Any, bar: Any, bars_per_day: float) -> Any:
+        """Carry the market-level state forward by one bar, O(1) and traceable."""
+
+    @abstractmethod
+    def observe(self, history: FactorHistory) -> Any:
+        """The state after a whole history: `step` over its bars."""
+
+    @abstractmethod
+    def prepare(
+        self, instruments: InstrumentArrays, market: MarketArrays, state: Any, draws: Any
+    ) -> tuple[Prepared, Float[Array, "scenarios factors"]]:
+        """Scenarios and cube, pure and traceable; the shocks are handed back for the record."""
+
+    @abstractmethod
+    def margin(self, prepared: Any, tile: Tile) -> tuple[Margin, Totals]:
+        """Margins of the accounts of a tile, and sums over them; traceable, row by row."""
+
+    @abstractmethod
+    def attribute(self, prepared: Any, tile: Tile) -> Parts:
+        """Each part of the initial requirement by position: accounts x (width + collateral width), summing to it."""
+
+    @abstractmethod
+    def labels(self, history: FactorHistory) -> tuple[str, ...]:
+        """A name for every scenario, on the host."""
+
+    @abstractmethod
+    def diagnostics(self, history: FactorHistory, state: Any) -> Mapping[str, Any]:
+        """What the manifest should say of the scenarios, on the host."""

@@ -1,0 +1,61 @@
+"""A scenario set made elsewhere, as a source: by a user, by another system, or by a test."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from marginax.history import FactorHistory
+from marginax.scenarios.historical import FactorArrays, Observed
+from marginax.scenarios.sets import ScenarioSet
+
+
+class GivenDraws(eqx.Module):
+    """The set's shocks by the factors of a history."""
+
+    shocks: Float[Any, "scenarios factors"]
+    weights: Float[Any, " scenarios"]
+
+
+class GivenScenarios(eqx.Module):
+    """Scenarios as they are: nothing is filtered, filled or summed."""
+
+    scenarios: ScenarioSet = eqx.field(static=True)
+
+    def draw(self, seed: int, history: FactorHistory) -> GivenDraws:
+        """The shocks in the order of the history's factors; a basis the set does not name stays still.
+
+        Raises ValueError when the price of an underlying has no shock.
+        """
+        place = {name: k for k, name in enumerate(self.scenarios.factors)}
+        lacking = [name for name in history.names[: history.underlyings] if name not in place]
+        if lacking:
+            raise ValueError(f"the scenarios shock no {', '.join(lacking)}; add a column for each underlying")
+        shocks = np.zeros((len(self.scenarios), len(history.names)))
+        for k, name in enumerate(history.names):
+            if name in place:
+                shocks[:, k] = self.scenarios.shocks[:, place[name]]
+        return GivenDraws(shocks, self.scenarios.weights)
+
+    def step(self, variance: Array, bar: tuple[Array, Array], bars_per_day: float) -> Array:
+        """Nothing is carried forward."""
+        return variance
+
+    def observe(self, factors: FactorArrays) -> Observed:
+        """Nothing is filtered: every volatility is zero."""
+        still = jnp.zeros(jnp.shape(factors.own))
+        return Observed(factors, jnp.zeros(jnp.shape(factors.returns)), still, still)
+
+    def shocks(self, observed: Observed, draws: GivenDraws) -> tuple[Array, Array]:
+        """The set's own shocks and weights."""
+        return jnp.asarray(draws.shocks), jnp.asarray(draws.weights)
+
+    def capped(self, observed: Observed) -> Int[Array, " factors"]:
+        """Nothing is capped."""
+        return jnp.zeros(jnp.shape(observed.factors.own), int)
+
+    def labels(self, history: FactorHistory) -> tuple[str, ...]:
+        """The set's own labels."""
+        return self.scenarios.labels

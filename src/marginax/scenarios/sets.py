@@ -1,0 +1,76 @@
+"""One type for every source of scenarios: shocks, weights that sum to one, labels a person can read.
+
+Shocks are scenarios x factors: log moves, or price units where an underlying is shocked absolutely; a basis factor's
+are relative. A scenario without mass never touches a tail; it can still be an account's worst.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+from jaxtyping import Float64
+
+# Weights are sums of at most a few thousand float64 numbers; 1e-9 is far above their rounding and below any weight.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class ScenarioSet:
+    """Weighted scenarios of named factors.
+
+    `independent` says that the scenarios are independent draws, so that a standard error has a meaning; it has none
+    for historical and deterministic sets. Raises ValueError where shapes disagree, a number is not finite, a weight
+    is negative, or the weights do not sum to one.
+    """
+
+    factors: tuple[str, ...]
+    shocks: Float64[np.ndarray, "scenarios factors"]
+    weights: Float64[np.ndarray, " scenarios"]
+    labels: tuple[str, ...]
+    independent: bool = False
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.labels), len(self.factors))
+        if self.shocks.shape != wanted or self.weights.shape != wanted[:1]:
+            raise ValueError(
+                f"{wanted[0]} labels and {wanted[1]} factors do not fit shocks of shape {self.shocks.shape} and "
+                f"weights of shape {self.weights.shape}; shocks are scenarios x factors, weights one per scenario"
+            )
+        if not np.isfinite(self.shocks).all():
+            raise ValueError("a shock is not finite; every factor needs a number in every scenario")
+        if not (self.weights >= 0).all() or abs(self.weights.sum() - 1) > ROUNDING:
+            raise ValueError(f"weights sum to {self.weights.sum()}; divide non-negative weights by their sum")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of factors, shocks, weights and labels, for the manifest."""
+        digest = sha256("\x1f".join((*self.factors, "", *self.labels)).encode())
+        digest.update(np.ascontiguousarray(self.shocks, "<f8").tobytes())
+        digest.update(np.ascontiguousarray(self.weights, "<f8").tobytes())
+        return digest.hexdigest()
+
+
+def join(sets: Sequence[ScenarioSet], masses: Sequence[float]) -> ScenarioSet:
+    """The scenarios of several sets over the same factors, each set carrying its stated mass.
+
+    Masses are probabilities that sum to one; a set of mass zero enters worst cases only. Sets are independent draws
+    together only when each one with mass is. Raises ValueError where masses or factors do not fit.
+    """
+    if len(sets) != len(masses) or not sets:
+        raise ValueError(f"{len(sets)} sets and {len(masses)} masses; give one mass for each set")
+    if min(masses) < 0 or abs(sum(masses) - 1) > ROUNDING:
+        raise ValueError(f"the masses sum to {sum(masses)}; give non-negative masses that sum to one")
+    if any(each.factors != sets[0].factors for each in sets):
+        raise ValueError("the sets shock different factors; build them from one history")
+    return ScenarioSet(
+        factors=sets[0].factors,
+        shocks=np.concatenate([each.shocks for each in sets]),
+        weights=np.concatenate([each.weights * mass for each, mass in zip(sets, masses, strict=True)]),
+        labels=tuple(label for each in sets for label in each.labels),
+        independent=all(each.independent for each, mass in zip(sets, masses, strict=True) if mass > 0),
+    )

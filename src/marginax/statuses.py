@@ -1,0 +1,149 @@
+"""The status of every account: what its holdings rest on, and why.
+
+Flags belong to rows of the cube (an instrument, an asset); an account has those of everything it holds.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int64
+
+from marginax.calendars import DAY
+from marginax.exposures import Exposures
+from marginax.history import NO_PROXY, FactorHistory
+from marginax.market import Market
+from marginax.status import Status
+from marginax.tables.match import Matched
+
+# Names listed in a reason before the rest is only counted.
+NAMED = 8
+
+
+@dataclass(frozen=True)
+class Statuses:
+    """Status and reason by account; `codes` are values of `Status`, reasons are empty where all is well."""
+
+    codes: Int64[np.ndarray, " accounts"]
+    reasons: np.ndarray
+
+    @property
+    def excepted(self) -> Bool[np.ndarray, " accounts"]:
+        """Accounts without a margin."""
+        return self.codes >= Status.MISSING_HISTORY
+
+    def with_numerical(self, broken: Bool[np.ndarray, " accounts"]) -> "Statuses":
+        """The same, with `numerical` where a loss distribution turned out not to be finite."""
+        broken = broken & ~self.excepted
+        said = f"{Status.NUMERICAL.label}: the loss distribution is not finite"
+        joined = np.where(self.reasons == "", said, said + "; " + self.reasons)
+        return Statuses(np.where(broken, int(Status.NUMERICAL), self.codes), np.where(broken, joined, self.reasons))
+
+    def counts(self) -> dict[str, int]:
+        """How many accounts have each status, from `ok` to the gravest."""
+        tally = np.bincount(self.codes, minlength=len(Status))
+        return {status.label: int(tally[status]) for status in Status}
+
+
+def account_statuses(
+    matched: Matched, exposures: Exposures, history: FactorHistory, *, stale_after_days: float
+) -> Statuses:
+    """Statuses before any number is computed."""
+    accounts = len(matched.book)
+    row_flags = _row_flags(matched, exposures, history, stale_after_days)
+    held = pl.concat(
+        [
+            pl.DataFrame({"account": part.owners, "row": part.columns.astype(np.int64)})
+            for part in (exposures.positions, exposures.collateral)
+        ]
+    )
+    flags = [held.join(row_flags, on="row").select("account", "status", "name")]
+    for broken, status, name in (
+        (matched.unpriced, Status.MISSING_PRICE, "rows without a price were quarantined"),
+        (matched.incomplete, Status.INCOMPLETE, "rows were quarantined at the door"),
+    ):
+        who = np.flatnonzero(broken)
+        flags.append(
+            pl.DataFrame({"account": who, "status": np.full(len(who), int(status)), "name": [name] * len(who)},
+                         schema={"account": pl.Int64, "status": pl.Int64, "name": pl.String})
+        )  # fmt: skip
+    labels = pl.DataFrame({"status": [int(s) for s in Status], "label": [s.label for s in Status]})
+    more = pl.col("name").len() - NAMED
+    names = pl.col("name").head(NAMED).str.join(", ") + pl.when(more > 0).then(
+        pl.format(" and {} more", more)
+    ).otherwise(pl.lit(""))
+    told = (
+        pl.concat(flags)
+        .unique()
+        .sort("account", "status", "name", descending=[False, True, False])
+        .group_by("account", "status", maintain_order=True)
+        .agg(names.alias("names"))
+        .join(labels, on="status", maintain_order="left")
+        .group_by("account", maintain_order=True)
+        .agg(pl.col("status").max(), pl.format("{}: {}", "label", "names").str.join("; ").alias("reason"))
+    )
+    codes = np.zeros(accounts, np.int64)
+    codes[told["account"].to_numpy()] = told["status"].to_numpy()
+    reasons = np.full(accounts, "", object)
+    reasons[told["account"].to_numpy()] = told["reason"].to_numpy()
+    return Statuses(codes, reasons)
+
+
+def _row_flags(matched: Matched, exposures: Exposures, history: FactorHistory, stale_after_days: float) -> pl.DataFrame:
+    """(row, status, name) for every row of the cube that something can be said of."""
+    said = _underlying_flags(matched.market, history, stale_after_days)
+    listed = len(exposures.listed)
+    assets = history.underlyings
+    rows = pl.concat(
+        [
+            pl.DataFrame({"row": np.arange(listed), "asset": exposures.instruments.underlying.astype(np.int64)}),
+            pl.DataFrame({"row": np.arange(listed), "asset": exposures.instruments.settle.astype(np.int64)}),
+            pl.DataFrame({"row": listed + np.arange(assets), "asset": np.arange(assets)}),
+        ]
+    ).unique()
+    flags = rows.join(said, on="asset").select("row", "status", "name")
+    old = matched.market.quotes.filter(pl.col("time") < matched.market.as_of - timedelta(days=stale_after_days))[
+        "instrument_id"
+    ]
+    ids = matched.book.instruments.ids[exposures.listed]
+    late = np.flatnonzero(np.isin(ids, old.to_numpy()))
+    quoted = pl.DataFrame(
+        {
+            "row": late,
+            "status": np.full(len(late), int(Status.STALE)),
+            "name": [f"quote of {ids[k]}" for k in late],
+        },
+        schema=flags.schema,
+    )
+    return pl.concat([flags, quoted])
+
+
+def _underlying_flags(market: Market, history: FactorHistory, stale_after_days: float) -> pl.DataFrame:
+    as_of = np.datetime64(market.as_of.replace(tzinfo=None), "us")
+    limit = market.as_of - timedelta(days=stale_after_days)
+    old_index = (market.underlyings["time"] < limit).fill_null(False).to_numpy()
+    flags: list[tuple[int, int, str]] = []
+    for k in range(history.underlyings):
+        name = history.names[k]
+        if history.missing[k]:
+            flags.append((k, int(Status.MISSING_HISTORY), name))
+        elif history.frozen[k]:
+            flags.append((k, int(Status.PROXIED), f"{name}, which never moved"))
+        elif not history.own[k] and history.proxy[k] != NO_PROXY:
+            flags.append((k, int(Status.PROXIED), f"{name} by {history.names[history.proxy[k]]}"))
+        anchor = _anchor(history, k)
+        if history.own[anchor] and (as_of - history.last_bar[anchor]) / DAY > stale_after_days:
+            last = np.datetime_as_string(history.last_bar[anchor], unit="D")
+            flags.append((k, int(Status.STALE), f"history of {history.names[anchor]} ends {last}"))
+        if old_index[k]:
+            flags.append((k, int(Status.STALE), f"index price of {name}"))
+    schema = {"asset": pl.Int64, "status": pl.Int64, "name": pl.String}
+    return pl.DataFrame(flags, schema=schema, orient="row")
+
+
+def _anchor(history: FactorHistory, factor: int) -> int:
+    """The underlying whose history this one moves by: itself, or the end of its chain of proxies."""
+    while not history.own[factor] and history.proxy[factor] != NO_PROXY:
+        factor = int(history.proxy[factor])
+    return factor

@@ -1,0 +1,156 @@
+"""A book against a market: everything held must have a price, and nothing may be past its expiry.
+
+What a row of the book lacks in the market makes its account `missing_price`; what is wrong with a row itself makes its
+account `incomplete`. Both happen only under quarantine: otherwise the first finding stops the run.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool
+
+from marginax.book import Book, assemble
+from marginax.market import Market
+from marginax.tables.door import Admitted, OnError
+from marginax.tables.findings import find, together
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A book and a market that fit; `unpriced` and `incomplete` flag the accounts that lost rows on the way."""
+
+    book: Book
+    market: Market
+    unpriced: Bool[np.ndarray, " accounts"]
+    incomplete: Bool[np.ndarray, " accounts"]
+
+    @property
+    def quarantine(self) -> pl.DataFrame:
+        """Every row set aside, of all tables, with its reason."""
+        return pl.concat([table.quarantine for table in (*self.book.tables.values(), *self.market.tables.values())])
+
+
+def match(book: Book, market: Market, *, model: str, on_error: OnError = "raise") -> Matched:
+    """Check a book against a market. Raises BadInput that names file, column, row and remedy."""
+    tables = dict(book.tables)
+    tables["instruments"] = tables["instruments"].set_aside(_instruments(tables["instruments"], market), on_error)
+    tables["accounts"] = tables["accounts"].set_aside(_accounts(tables["accounts"], market, model), on_error)
+    quotes = market.tables["quotes"]
+    quotes = quotes.set_aside(_quotes(quotes, tables["instruments"], market), on_error)
+    market = replace(market, tables={**market.tables, "quotes": quotes})
+    book = assemble(tables, on_error)
+    tables = dict(book.tables)
+    tables["positions"] = tables["positions"].set_aside(_entries(tables["positions"], tables), on_error)
+    lost = {name: table.quarantine["account_id"] for name, table in tables.items()}
+    incomplete = _flag(book, list(lost.values()))
+    unpriced = []
+    for name, findings in (
+        ("positions", _unpriced_positions(tables["positions"], tables["instruments"], market)),
+        ("balances", _unpriced_balances(tables["balances"], market)),
+    ):
+        before = tables[name].quarantine.height
+        tables[name] = tables[name].set_aside(findings, on_error)
+        unpriced.append(tables[name].quarantine["account_id"][before:])
+    return Matched(replace(book, tables=tables), market, _flag(book, unpriced), incomplete)
+
+
+def _flag(book: Book, ids: list[pl.Series]) -> np.ndarray:
+    return np.isin(book.accounts, pl.concat([series.drop_nulls() for series in ids]).to_numpy())
+
+
+def _instruments(table: Admitted, market: Market) -> pl.DataFrame:
+    absolute = market.underlyings.filter(pl.col("shock") == "absolute")["underlying"]
+    inverse = (pl.col("settlement") == "inverse") & pl.col("underlying").is_in(absolute.implode())
+    expired = pl.format("it expired on {}, and the margin is as of {}", pl.col("expiry").dt.to_string("%Y-%m-%d %H:%M"),
+                        pl.lit(f"{market.as_of:%Y-%m-%d %H:%M}"))  # fmt: skip
+    return together(
+        [
+            find(
+                table.rows, table.name, pl.col("expiry") <= market.as_of, "expiry", expired,
+                "Remove the instrument and settle its positions, or set as_of before its expiry",
+            ),
+            find(
+                table.rows, table.name, inverse, "settlement",
+                pl.format("an inverse contract on '{}', whose shocks are absolute", "underlying"),
+                "A price that may be zero has no inverse: use linear settlement or log shocks",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _accounts(table: Admitted, market: Market, model: str) -> pl.DataFrame:
+    return together(
+        [
+            find(
+                table.rows, table.name, pl.col("currency") != market.currency, "currency",
+                pl.format("{} was given and the run is in {}", "currency", pl.lit(market.currency)),
+                "Run these accounts on their own with `currency` set in [run]",
+            ),
+            find(
+                table.rows, table.name, pl.col("model") != model, "model",
+                pl.format("{} was given and the run's model is {}", "model", pl.lit(model)),
+                "Run these accounts on their own with that model",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _quotes(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
+    log = market.underlyings.filter(pl.col("shock") == "log")["underlying"]
+    positive = instruments.rows.filter(pl.col("underlying").is_in(log.implode()))["instrument_id"]
+    bad = (pl.col("mark_price") <= 0) & pl.col("instrument_id").is_in(positive.implode())
+    what = pl.format("{} was given for an instrument whose underlying takes log shocks", "mark_price")
+    remedy = 'Correct the price, or set the `shock` of its underlying to "absolute"'
+    return find(table.rows, table.name, bad, "mark_price", what, remedy)
+
+
+def _entries(table: Admitted, tables: dict[str, Admitted]) -> pl.DataFrame:
+    inverse = tables["instruments"].rows.filter(pl.col("settlement") == "inverse")["instrument_id"]
+    bad = (pl.col("entry_price") <= 0) & pl.col("instrument_id").is_in(inverse.implode())
+    what = pl.format("{} was given for an inverse contract", "entry_price")
+    return find(table.rows, table.name, bad, "entry_price", what, "Give a price above zero or leave it empty")
+
+
+def _unpriced_positions(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
+    priced = market.quotes["instrument_id"]
+    known = pl.concat([market.underlyings["underlying"], pl.Series([market.currency])])
+    inverse = pl.col("settlement") == "inverse"
+    usual = pl.when(inverse).then(pl.col("underlying")).otherwise(pl.col("quote"))
+    settle = instruments.rows.select(
+        "instrument_id", "underlying", pl.coalesce("settle_asset", usual).alias("settle")
+    )
+    rows = table.rows.join(settle, on="instrument_id", how="left", maintain_order="left")
+    held = pl.col("quantity") != 0
+    no_quote = ~pl.col("instrument_id").is_in(priced.implode())
+    no_index = ~pl.col("underlying").is_in(market.underlyings["underlying"].implode())
+    no_settle = ~pl.col("settle").is_in(known.implode())
+    quote_file = ", ".join(market.tables["quotes"].digests) or "quotes"
+    index_file = ", ".join(market.tables["underlyings"].digests) or "underlyings"
+    return together(
+        [
+            find(
+                rows, table.name, held & no_quote, "instrument_id",
+                pl.format("'{}' has no usable quote in {}", "instrument_id", pl.lit(quote_file)),
+                "Add a quote with its mark_price",
+            ),
+            find(
+                rows, table.name, held & no_index, "instrument_id",
+                pl.format("its underlying '{}' has no usable row in {}", "underlying", pl.lit(index_file)),
+                "Add the underlying with its index_price",
+            ),
+            find(
+                rows, table.name, held & no_settle, "instrument_id",
+                pl.format("its settlement asset '{}' has no usable row in {}", "settle", pl.lit(index_file)),
+                "Add the asset to `underlyings` with its index_price",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _unpriced_balances(table: Admitted, market: Market) -> pl.DataFrame:
+    known = pl.concat([market.underlyings["underlying"], pl.Series([market.currency])])
+    bad = (pl.col("amount") != 0) & ~pl.col("asset").is_in(known.implode())
+    index_file = ", ".join(market.tables["underlyings"].digests) or "underlyings"
+    what = pl.format("the asset '{}' has no usable row in {}", "asset", pl.lit(index_file))
+    return find(table.rows, table.name, bad, "asset", what, "Add the asset to `underlyings` with its index_price")

@@ -1,0 +1,120 @@
+"""Files and frames become frames of text or typed columns; nothing is judged here but whether a file can be read.
+
+Parquet, CSV and Arrow IPC are told apart by their ending. CSV cells stay text, so that the door can name the cell that
+does not parse.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from marginax.problems import BadInput, Problem
+from marginax.tables.csv_text import BLOCK, read_csv
+
+Source = Any
+"""A path, a polars frame, an Arrow table, or a sequence of these."""
+
+_IPC = (".arrow", ".feather", ".ipc")
+_KINDS = "a path to a Parquet, CSV or Arrow IPC file, a polars frame or an Arrow table"
+# What polars and Arrow raise for a broken file; a panic of polars is no Exception.
+_BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file or frame as read, and the name it is called by in messages.
+
+    `line_per_row` says that row n is line n + 1 of a text file.
+    """
+
+    frame: pl.DataFrame
+    name: str
+    path: Path | None = None
+    line_per_row: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file's bytes, or of a frame's Arrow IPC form."""
+        digest = sha256()
+        if self.path is None:
+            buffer = BytesIO()
+            self.frame.rechunk().write_ipc(buffer)
+            digest.update(buffer.getbuffer())
+        else:
+            with self.path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+def read_parts(source: Source, table: str) -> list[Part]:
+    """Every file or frame of `source`. Raises BadInput for what is missing, given twice, or of no known kind."""
+    many = source if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
+    if not len(many):
+        raise BadInput([_unreadable(f"<{table}>", "an empty list was given", "Name at least one file", table)])
+    names = [f"<{table}>"] if len(many) == 1 else [f"<{table} {k}>" for k in range(1, len(many) + 1)]
+    parts = [_read(one, table, name) for one, name in zip(many, names, strict=True)]
+    paths = [part.path.resolve() for part in parts if part.path is not None]
+    for k, path in enumerate(paths):
+        if path in paths[:k]:
+            raise BadInput([_unreadable(str(path), "is given twice", "Name each file once", table)])
+    return parts
+
+
+def _read(source: Source, table: str, name: str) -> Part:
+    if isinstance(source, pl.LazyFrame | pl.DataFrame) or hasattr(source, "__arrow_c_stream__"):
+        return Part(_frame(source, table, name), name)
+    if isinstance(source, pa.RecordBatch):
+        return Part(_frame(pa.Table.from_batches([source]), table, name), name)
+    if not isinstance(source, str | os.PathLike):
+        what = f"a {type(source).__name__} was given"
+        raise BadInput([_unreadable(name, what, f"Give {_KINDS}", table)])
+    path = Path(source)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "there is no such file"
+        raise BadInput([_unreadable(str(path), what, f"Name {_KINDS} with the table `{table}`", table)])
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            frame, line_per_row = read_csv(path, table)
+            return Part(frame, str(source), path, line_per_row)
+        if suffix in (".parquet", ".pq"):
+            return Part(pl.read_parquet(path, hive_partitioning=False, glob=False), str(source), path)
+        if suffix in _IPC:
+            return Part(_read_ipc(path), str(source), path)
+    except _BROKEN as error:
+        what = f"cannot be read ({_first_line(error)})"
+        raise BadInput([_unreadable(str(path), what, "Write the file again", table)]) from None
+    what = f"its ending `{path.suffix}` is not known" if suffix else "it has no ending that tells its kind"
+    raise BadInput([_unreadable(str(path), what, "Use a file that ends in .parquet, .csv or .arrow", table)])
+
+
+def _frame(source: Any, table: str, name: str) -> pl.DataFrame:
+    try:
+        return source.collect() if isinstance(source, pl.LazyFrame) else pl.DataFrame(source)
+    except (*_BROKEN, TypeError, ValueError) as error:
+        remedy = "Give each column once, as text, numbers, dates or times"
+        raise BadInput([_unreadable(name, f"is no frame ({_first_line(error)})", remedy, table)]) from None
+
+
+def _read_ipc(path: Path) -> pl.DataFrame:
+    """Both forms of Arrow IPC: the file, which starts with its name, and the stream."""
+    with path.open("rb") as file:
+        is_file = file.read(6) == b"ARROW1"
+        file.seek(0)
+        return pl.read_ipc(file) if is_file else pl.read_ipc_stream(file)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _unreadable(name: str, what: str, remedy: str, table: str) -> Problem:
+    return Problem(file=name, column=None, row=None, what=what, remedy=remedy, table=table)

@@ -1,0 +1,81 @@
+"""What a row of one table must satisfy beyond the type of its cells."""
+
+import polars as pl
+
+from marginax.tables.findings import find, no_findings, together
+
+FACTORS = ("price", "implied_vol", "basis")
+TENOR = r"^forward:\d+(\.\d+)?[dDwWmMyY]$"
+
+
+def findings(rows: pl.DataFrame, table: str) -> pl.DataFrame:
+    """The rows of `table` that break one of its rules."""
+    check = {"instruments": _instruments, "quotes": _quotes, "history": _history, "accounts": _accounts,
+             "positions": _positions}.get(table)  # fmt: skip
+    return together(check(rows)) if check else no_findings()
+
+
+def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    kind, settlement, expiry = pl.col("kind"), pl.col("settlement"), pl.col("expiry")
+    option = kind.is_in(["call", "put"])
+    not_yet = pl.format("a {} is not yet supported", kind)
+    return [
+        find(rows, "instruments", option, "kind", not_yet, "Leave options out; spot, perpetual and future are margined"),
+        find(
+            rows, "instruments", (kind == "future") & expiry.is_null(), "expiry",
+            "a future has no expiry", "Give the time it expires, or call it a perpetual",
+        ),
+        find(
+            rows, "instruments", kind.is_in(["spot", "perpetual"]) & expiry.is_not_null(), "expiry",
+            pl.format("a {} has an expiry", kind), "Leave it empty, or call it a future",
+        ),
+        find(
+            rows, "instruments", (kind == "spot") & (settlement == "inverse"), "settlement",
+            "spot is settled inversely", "Spot is linear: its value is quantity x multiplier x price",
+        ),
+    ]  # fmt: skip
+
+
+def _quotes(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    crossed = pl.format("the bid {} is above the ask {}", "bid", "ask")
+    bad = pl.col("bid") > pl.col("ask")
+    return [find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty")]
+
+
+def _history(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    price, value, factor = pl.col("price"), pl.col("value"), pl.col("factor").fill_null("price")
+    unknown = ~(factor.is_in(list(FACTORS)) | factor.str.contains(TENOR))
+    return [
+        find(
+            rows, "history", price.is_null() & value.is_null(), "price",
+            "neither price nor value is given", "Give one of the two or remove the row",
+        ),
+        find(
+            rows, "history", price.is_not_null() & value.is_not_null(), "value",
+            "both price and value are given", "Keep one of the two",
+        ),
+        find(
+            rows, "history", unknown, "factor", pl.format("'{}' was given", factor),
+            "Use price, implied_vol, basis, or forward: with a tenor such as forward:90d",
+        ),
+    ]  # fmt: skip
+
+
+def _accounts(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    isolated = pl.col("margin_mode") == "isolated"
+    return [
+        find(
+            rows, "accounts", isolated, "margin_mode", "isolated margin is not yet supported",
+            "Give each isolated position an account of its own, with its collateral",
+        ),
+        find(
+            rows, "accounts", pl.col("multiplier") != 1, "multiplier",
+            "manual multipliers are not yet supported", "Leave it empty or 1, and scale the margins you publish",
+        ),
+    ]  # fmt: skip
+
+
+def _positions(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    own = pl.col("isolated_margin").is_not_null()
+    remedy = "Give each isolated position an account of its own, with its collateral"
+    return [find(rows, "positions", own, "isolated_margin", "isolated margin is not yet supported", remedy)]

@@ -1,0 +1,66 @@
+"""What all tests share: one hypothesis profile, both precisions, a seeded generator, and the tally of vectors.
+
+Helpers are imported by their folder below `tests/` (`from reference.tail import ...`, `from goldens._vectors import ...`):
+pytest puts this folder on the path because this file lies in it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import pytest
+from goldens._vectors import PROPERTY, Case
+from hypothesis import HealthCheck, settings
+
+# The first example of a test pays for compilation, so there is no deadline; the same examples are drawn every time,
+# so that no test tosses a coin. `precision` holds a switch and no state, so examples may share it.
+settings.register_profile(
+    "marginax",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("marginax")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
+    """A test that asks for this runs twice: in float32, and in float64 with jax's 64-bit types enabled."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """64-bit types for the whole test: where a finite difference or a printed digit asks for them."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers that are the same in every run and in every test."""
+    return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+def agree(request: pytest.FixtureRequest, double: None) -> Callable[[Case], None]:
+    """Calculate a case of a vector folder and compare it; the run is counted in the summary."""
+
+    def compare(case: Case) -> None:
+        request.node.user_properties.append((PROPERTY, case.folder))
+        case.check()
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many cases of each vector folder ran, also where workers ran them."""
+    ran: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            ran.update(folder for name, folder in report.user_properties if name == PROPERTY)
+    for folder, count in sorted(ran.items()):
+        terminalreporter.write_line(f"vectors/{folder}: {count} cases run")

@@ -1,0 +1,208 @@
+"""The margin of a book as a specification: one account at a time, one position at a time, every scenario in full.
+
+Conventions: `tables` are frames as a user writes them (instruments, quotes, underlyings, positions, balances); index
+prices are in account currency, marks in quote currency. A contract's P&L in a scenario is its value there less its
+value now; collateral is revalued in the same scenario, after unrealised P&L has been booked to it. Scenarios run along
+arrays. A factor that the scenarios do not name stays still; a basis never falls below -99 %.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from marginax import ScenarioSet
+from reference.tail import exceedance_probability, expected_shortfall, first_worst, value_at_risk
+
+LEAST_BASIS = -0.99
+
+
+@dataclass(frozen=True)
+class AccountMargin:
+    """What one account owes and why; `worst_scenario` is None where nothing it holds can move."""
+
+    equity: float
+    var: float
+    expected_shortfall: float
+    core: float
+    collateral: float
+    haircut: float
+    floor: float
+    initial_margin: float
+    maintenance_margin: float
+    margin_ratio: float | None
+    available: float
+    call: float
+    stress_score: float
+    worst_scenario: str | None
+    joint_losses: np.ndarray
+
+
+@dataclass(frozen=True)
+class World:
+    """Prices now and in every scenario. `levels` are the price levels that a relative basis moves, by underlying."""
+
+    prices: Mapping[str, float]
+    marks: Mapping[str, float]
+    absolute: frozenset[str]
+    levels: Mapping[str, float]
+    shocks: Mapping[str, np.ndarray]
+    weights: np.ndarray
+    labels: tuple[str, ...]
+
+    def shock(self, factor: str) -> np.ndarray:
+        """A factor's shock in every scenario; zero for one that is not named."""
+        return self.shocks.get(factor, np.zeros(len(self.weights)))
+
+    def price(self, asset: str) -> np.ndarray:
+        """What one unit of an asset is worth in every scenario; the account currency is always worth 1."""
+        now, shock = self.prices[asset], self.shock(asset)
+        return now + shock if asset in self.absolute else now * np.exp(shock)
+
+    def mark(self, terms: Mapping[str, Any]) -> np.ndarray:
+        """The mark of an instrument in every scenario: its underlying moves, and its basis against it."""
+        now, underlying = self.marks[terms["instrument_id"]], terms["underlying"]
+        basis = np.maximum(self.shock(f"basis:{terms['instrument_id']}"), LEAST_BASIS)
+        if underlying in self.absolute:
+            level = self.levels.get(underlying, self.prices[underlying])
+            return now + self.shock(underlying) + basis * level
+        return now * np.exp(self.shock(underlying)) * (1 + basis)
+
+
+def margin(
+    tables: Mapping[str, pl.DataFrame],
+    scenarios: ScenarioSet,
+    *,
+    tail: float,
+    maintenance_ratio: float,
+    haircuts: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] | None = None,
+    currency: str = "USD",
+) -> dict[str, AccountMargin]:
+    """The margin of every account that any of the tables positions and balances names."""
+    underlyings = list(tables["underlyings"].iter_rows(named=True))
+    world = World(
+        prices={row["underlying"]: row["index_price"] for row in underlyings} | {currency: 1.0},
+        marks={row["instrument_id"]: row["mark_price"] for row in tables["quotes"].iter_rows(named=True)},
+        absolute=frozenset(row["underlying"] for row in underlyings if row.get("shock") == "absolute"),
+        levels=levels or {},
+        shocks=dict(zip(scenarios.factors, scenarios.shocks.T, strict=True)),
+        weights=scenarios.weights,
+        labels=scenarios.labels,
+    )
+    terms = {row["instrument_id"]: row for row in tables["instruments"].iter_rows(named=True)}
+    positions = list(tables["positions"].iter_rows(named=True))
+    balances = list(tables["balances"].iter_rows(named=True))
+    return {
+        account: account_margin(
+            [row for row in positions if row["account_id"] == account],
+            [row for row in balances if row["account_id"] == account],
+            terms,
+            world,
+            tail=tail,
+            maintenance_ratio=maintenance_ratio,
+            haircuts=haircuts or {},
+            currency=currency,
+        )
+        for account in sorted({row["account_id"] for row in [*positions, *balances]})
+    }
+
+
+def account_margin(
+    positions: list[dict[str, Any]],
+    balances: list[dict[str, Any]],
+    terms: Mapping[str, dict[str, Any]],
+    world: World,
+    *,
+    tail: float,
+    maintenance_ratio: float,
+    haircuts: Mapping[str, float],
+    currency: str,
+) -> AccountMargin:
+    """One account, step by step."""
+    # 1. What it holds: contracts netted by instrument, money by asset, unrealised P&L booked to its settlement asset.
+    money: dict[str, float] = {}
+    contracts: dict[str, float] = {}
+    for row in balances:
+        money[row["asset"]] = money.get(row["asset"], 0.0) + row["amount"]
+    for row in positions:
+        name = row["instrument_id"]
+        contracts[name] = contracts.get(name, 0.0) + row["quantity"]
+        asset = settlement_asset(terms[name])
+        gain = unrealised(row, terms[name], world.marks[name])
+        if gain != 0:
+            money[asset] = money.get(asset, 0.0) + gain
+    contracts = {name: quantity for name, quantity in contracts.items() if quantity != 0}
+    money = {asset: amount for asset, amount in money.items() if amount != 0}
+
+    # 2. What that is worth now. A future is worth nothing beyond its unrealised P&L; spot is worth its whole value.
+    equity = sum(amount * world.prices[asset] for asset, amount in money.items())
+    for name, quantity in contracts.items():
+        if terms[name]["kind"] == "spot":
+            value = quantity * terms[name]["multiplier"] * world.marks[name]
+            equity += value * world.prices[settlement_asset(terms[name])]
+
+    # 3. What it gains in every scenario: its contracts, and the money beside them.
+    still = np.zeros(len(world.weights))
+    traded = sum((quantity * unit_gain(terms[name], world) for name, quantity in contracts.items()), still)
+    held = sum((amount * (world.price(asset) - world.prices[asset]) for asset, amount in money.items()), still)
+    alone, joint = -traded, -(traded + held)
+
+    # 4. What it owes. An account without positions owes nothing, whatever its collateral may lose.
+    owes = bool(contracts)
+    var = value_at_risk(joint, world.weights, tail=tail)
+    shortfall = expected_shortfall(joint, world.weights, tail=tail)
+    core = expected_shortfall(alone, world.weights, tail=tail) if owes else 0.0
+    collateral = shortfall - core if owes else 0.0
+    floor = max(0.0, -(core + collateral))
+    selling = {asset: amount for asset, amount in money.items() if asset != currency and amount > 0}
+    haircut = sum(haircuts.get(asset, 0.0) * amount * world.prices[asset] for asset, amount in selling.items())
+    haircut = haircut if owes else 0.0
+    initial = core + collateral + floor + haircut
+    maintenance = maintenance_ratio * (core + collateral + floor) + haircut
+    moves = owes or any(asset != currency for asset in money)
+    return AccountMargin(
+        equity=equity,
+        var=var,
+        expected_shortfall=shortfall,
+        core=core,
+        collateral=collateral,
+        haircut=haircut,
+        floor=floor,
+        initial_margin=initial,
+        maintenance_margin=maintenance,
+        margin_ratio=equity / maintenance if maintenance > 0 else None,
+        available=max(0.0, equity - initial),
+        call=initial - equity if equity < maintenance else 0.0,
+        stress_score=exceedance_probability(joint, world.weights, equity),
+        worst_scenario=world.labels[first_worst(joint)] if moves else None,
+        joint_losses=joint,
+    )
+
+
+def settlement_asset(terms: Mapping[str, Any]) -> str:
+    """The asset that P&L is paid in: the stated one, else the coin of an inverse contract, else the quote currency."""
+    if terms.get("settle_asset") is not None:
+        return str(terms["settle_asset"])
+    return str(terms["underlying"] if terms["settlement"] == "inverse" else terms["quote"])
+
+
+def unrealised(position: Mapping[str, Any], terms: Mapping[str, Any], mark: float) -> float:
+    """P&L since the entry price, in units of the settlement asset; none for spot, or where no entry is given."""
+    entry = position.get("entry_price")
+    if terms["kind"] == "spot" or entry is None:
+        return 0.0
+    size = position["quantity"] * terms["multiplier"]
+    return size * (1 / entry - 1 / mark) if terms["settlement"] == "inverse" else size * (mark - entry)
+
+
+def unit_gain(terms: Mapping[str, Any], world: World) -> np.ndarray:
+    """P&L of one contract in every scenario, in account currency."""
+    asset = settlement_asset(terms)
+    now, then = world.marks[terms["instrument_id"]], world.mark(terms)
+    if terms["kind"] == "spot":
+        return terms["multiplier"] * (then * world.price(asset) - now * world.prices[asset])
+    paid = 1 / now - 1 / then if terms["settlement"] == "inverse" else then - now
+    return terms["multiplier"] * paid * world.price(asset)
