@@ -20,7 +20,7 @@ import polars as pl
 import marginax as mx
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("MARGINAX_SHARED", ROOT.parent / "shared"))
+SHARED = Path(os.environ.get("MARGINAX_SHARED") or ROOT.parent / "shared")
 GROSS = pl.col("position_value_usd").sum()
 USD = pl.Int64()
 
@@ -52,7 +52,8 @@ def book_and_prices(accounts: pl.DataFrame, positions: pl.DataFrame) -> dict[str
     The venue was asked for one account after the other, so marks differ by a few basis points: all get the median.
     """
     listed = positions.group_by("instrument_id", maintain_order=True).agg(
-        pl.col("underlying", "multiplier", "time").first(),
+        pl.col("underlying", "multiplier").first(),
+        pl.col("time").max(),
         mark_price=(pl.col("mark_px") / pl.col("multiplier")).median(),
     )
     unrealised = positions.group_by("account").agg(pl.col("unrealized_pnl_usd").sum())
@@ -74,7 +75,7 @@ def book_and_prices(accounts: pl.DataFrame, positions: pl.DataFrame) -> dict[str
         ),
         "quotes": listed.select("instrument_id", "mark_price", "time"),
         "underlyings": listed.group_by("underlying", maintain_order=True).agg(
-            pl.col("time").first(), index_price=pl.col("mark_price").first()
+            pl.col("time").max(), index_price=pl.col("mark_price").first()
         ),
     }
 
@@ -142,7 +143,7 @@ def main(shared: Path, out: Path) -> None:
     held = positions.group_by("account").agg(positions=pl.len(), gross=GROSS)
     margins = (
         result.margins.join(held, left_on="account_id", right_on="account", how="left")
-        .join(accounts.select(account_id="account", value="account_value_usd"), on="account_id")
+        .join(accounts.select(account_id="account", value="account_value_usd"), on="account_id", how="left")
         .with_columns(percent=100 * pl.col("initial_margin") / pl.col("gross"))
     )
     million = {name: margins[name].sum() / 1e6 for name in ("gross", "equity", "initial_margin")}

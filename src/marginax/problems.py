@@ -12,7 +12,10 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Problem:
-    """One bad cell, row, column or key. `row` counts data rows from 1; `line` is the line of a text file."""
+    """One bad cell, row or column of a table, or one bad key of a configuration (`column` then names the key).
+
+    `row` counts data rows from 1; `line` is the line of a text file.
+    """
 
     file: str
     column: str | None
@@ -27,8 +30,9 @@ class Problem:
         if self.row is not None:
             place.append(f"row {self.row}" + (f" (line {self.line})" if self.line is not None else ""))
         if self.column is not None:
-            place.append(f"column {self.column}")
-        return f"{', '.join(place)}: {self.what}. {self.remedy}."
+            place.append(f"column {self.column}" if self.table is not None else f"key {self.column}")
+        end = "" if self.remedy.endswith((".", "?")) else "."
+        return f"{', '.join(place)}: {self.what}. {self.remedy}{end}"
 
 
 class BadInput(ValueError):
@@ -45,5 +49,5 @@ class BadInput(ValueError):
 
 def suggestion(word: str, known: Sequence[str]) -> str:
     """Half a sentence that names the nearest known word, or lists them all when none is near."""
-    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    near = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else f"known are {', '.join(f'`{name}`' for name in known)}"

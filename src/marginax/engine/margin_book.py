@@ -4,8 +4,7 @@ Everything is settled once per market (scenarios, cube); accounts then stream th
 account becomes its status; the others get their margins.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,13 +15,11 @@ import numpy as np
 from marginax.book import Book
 from marginax.config import Config, Engine
 from marginax.engine.compilation import persistent_cache
-from marginax.engine.devices import run_streams, stream_devices
 from marginax.engine.result import Figures, Result
-from marginax.engine.tiles import Cut, build, cut
-from marginax.exposures import Exposures, expose
+from marginax.exposures import expose
 from marginax.market import Market
 from marginax.models.load import load_model
-from marginax.models.protocol import MarginModel, Parts, Prepared, Tile
+from marginax.models.protocol import MarginModel
 from marginax.scenarios.sets import ScenarioSet
 from marginax.statuses import account_statuses
 from marginax.tables.door import OnError
@@ -72,11 +69,11 @@ def margin_book(
         matched, exposures, history, stale_after_days=chosen.settings.scenarios.stale_after_days
     )
     clock["prepared"] = perf_counter()
-    sheet = TileRunner(chosen, prepared, exposures, settings)
+    tiles = TilePass(chosen, prepared, exposures, settings)
     figures = Figures.empty(len(matched.book), len(labels), chosen.part_names)
     able = np.flatnonzero(~statuses.excepted)
     done = 0
-    for part, (margin, totals) in sheet.margins(able):
+    for part, (margin, totals) in tiles.margins(able):
         figures.take(part.accounts, margin, totals)
         done += len(part.accounts)
         if progress is not None:
@@ -93,60 +90,11 @@ def margin_book(
         statuses=statuses,
         scenarios=scenarios,
         diagnostics=diagnostics,
-        attribute=sheet.attributions,
+        attribute=tiles.attributions,
         clock=clock,
     )
-
-
-class TileRunner:
-    """Streams tiles of one book through one prepared model; margins and attributions alike."""
-
-    def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
-        self._exposures = exposures
-        self._rows = settings.tile_rows
-        self._dtype = np.float32 if settings.precision == "float32" else np.float64
-        self._devices = stream_devices(settings.streams)
-        with self._precision():
-            here = jax.tree.map(self._narrow, (model, prepared))
-            placed = {device: jax.device_put(here, device) for device in set(self._devices)}
-        self._placed = [placed[device] for device in self._devices]
-
-    def margins(self, accounts: np.ndarray) -> Iterator[tuple[Cut, Any]]:
-        """The model's margins and totals for each tile over these accounts."""
-        return self._run(accounts, _margin)
-
-    def attributions(self, accounts: np.ndarray) -> Iterator[tuple[Cut, Parts]]:
-        """The model's attribution for each tile over these accounts."""
-        return self._run(accounts, _attribute)
-
-    def _run(self, accounts: np.ndarray, call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
-        def work(stream: int, part: Cut) -> Any:
-            with self._precision():
-                tile = build(self._exposures, part, self._dtype)
-                answer = call(*self._placed[stream], jax.device_put(tile, self._devices[stream]))
-                return jax.tree.map(np.asarray, answer)
-
-        parts = cut(self._exposures, accounts, tile_rows=self._rows)
-        return run_streams(work, parts, len(self._devices))
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return jax.enable_x64(True) if self._dtype is np.float64 else nullcontext()
-
-    def _narrow(self, leaf: Any) -> np.ndarray:
-        array = np.asarray(leaf)
-        return array.astype(self._dtype) if np.issubdtype(array.dtype, np.floating) else array
 
 
 @jax.jit
 def _prepare(model: MarginModel, instruments: Any, market: Any, state: Any, draws: Any) -> Any:
     return model.prepare(instruments, market, state, draws)
-
-
-@jax.jit
-def _margin(model: MarginModel, prepared: Prepared, tile: Tile) -> Any:
-    return model.margin(prepared, tile)
-
-
-@jax.jit
-def _attribute(model: MarginModel, prepared: Prepared, tile: Tile) -> Parts:
-    return model.attribute(prepared, tile)

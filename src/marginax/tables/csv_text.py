@@ -56,6 +56,9 @@ def _header(path: Path, table: str) -> tuple[list[str], bool]:
                 what = f"its columns are separated by {word}"
                 raise BadInput([_problem(path, table, what, "Separate them by commas")])
     stripped = [name.strip() for name in names]
+    if "" in stripped:
+        what = f"column {stripped.index('') + 1} has no name"
+        raise BadInput([_problem(path, table, what, "Name it or remove it, and any comma that ends the header")])
     twice = {name for name in stripped if stripped.count(name) > 1}
     if twice:
         what, remedy = "is there more than once", "Keep one of them"

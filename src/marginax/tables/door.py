@@ -10,10 +10,10 @@ import polars as pl
 
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.tables import rules
+from marginax.tables.cells import castable, placed, printable, typed, wanted
 from marginax.tables.findings import (
     FILE,
     LINE,
-    PLACE,
     ROW,
     empty_quarantine,
     find,
@@ -24,7 +24,7 @@ from marginax.tables.findings import (
     without,
 )
 from marginax.tables.read import Part, Source, read_parts
-from marginax.tables.schemas import TABLES, UTC_TIME, Column, Table
+from marginax.tables.schemas import TABLES, Column, Table
 
 OnError = Literal["raise", "quarantine"]
 
@@ -67,20 +67,20 @@ def admit(source: Source, table: str, *, on_error: OnError = "raise") -> Admitte
     columns_wrong = [problem for part in parts for problem in _column_problems(part, schema)]
     if columns_wrong:
         raise BadInput(columns_wrong)
-    raws = [_placed(part) for part in parts]
-    pairs = [_typed(raw, schema) for raw in raws]
-    typed = pl.concat([rows for rows, _ in pairs])
-    findings = together([*(found for _, found in pairs), _cell_findings(typed, schema)])
-    keyed = without(typed, findings)
+    raws = [placed(part.frame, part.name, line_per_row=part.line_per_row) for part in parts]
+    pairs = [typed(raw, schema) for raw in raws]
+    rows = pl.concat([one for one, _ in pairs])
+    findings = together([*(found for _, found in pairs), _cell_findings(rows, schema)])
+    keyed = without(rows, findings)
     findings = together([findings, _duplicates(keyed, schema), rules.findings(keyed, table)])
     if on_error == "raise":
         raise_findings(findings)
     return Admitted(
         name=table,
-        rows=without(typed, findings),
-        quarantine=pl.concat([empty_quarantine(), *(quarantined(raw, findings, table) for raw in raws)]),
+        rows=without(rows, findings),
+        quarantine=pl.concat([empty_quarantine(), *(quarantined(printable(raw), findings, table) for raw in raws)]),
         digests={part.name: part.digest for part in parts},
-        given=typed.height,
+        given=rows.height,
     )
 
 
@@ -96,88 +96,18 @@ def _column_problems(part: Part, table: Table) -> list[Problem]:
 
     problems = []
     for name in part.frame.columns:
-        if name not in table.names:
+        if not name.strip():
+            problems.append(problem(repr(name), "is a column without a name", "Name it or remove it"))
+        elif name not in table.names:
             remedy = f"Rename or remove it; {suggestion(name, table.names)}"
             problems.append(problem(name, f"is not a column of the table `{table.name}`", remedy))
     for column in table.columns:
         if column.name not in part.frame.columns:
             if column.required:
-                problems.append(problem(column.name, "is missing", f"Add the column ({_wanted(column)})"))
-        elif not _castable(part.frame.schema[column.name], column.dtype):
-            given = part.frame.schema[column.name]
-            problems.append(problem(column.name, f"has the type {given}", f"Write it as {_wanted(column)}"))
+                problems.append(problem(column.name, "is missing", f"Add the column ({wanted(column)})"))
+        elif not castable(given := part.frame.schema[column.name], column.dtype, is_text=part.is_text):
+            problems.append(problem(column.name, f"has the type {given}", f"Write it as {wanted(column)}"))
     return problems
-
-
-def _wanted(column: Column) -> str:
-    if column.choices:
-        return f"one of {', '.join(column.choices)}"
-    return {pl.String(): "text", pl.Float64(): "a number"}.get(column.dtype, "a date, or a UTC time")
-
-
-def _castable(given: pl.DataType, wanted: pl.DataType) -> bool:
-    if given == pl.Null or (given == pl.String and wanted != pl.Float64()):
-        return True
-    if wanted == pl.String():
-        return given.is_integer() or given in (pl.Categorical, pl.Enum)
-    if wanted == UTC_TIME:
-        return given == pl.Date or given == pl.Datetime
-    return given.is_numeric()
-
-
-def _placed(part: Part) -> pl.DataFrame:
-    number = pl.int_range(1, pl.len() + 1, dtype=pl.Int64)
-    line = number + 1 if part.line_per_row else pl.lit(None)
-    return part.frame.with_columns(
-        pl.lit(part.name).alias(FILE), number.alias(ROW), line.cast(pl.Int64).alias(LINE)
-    )
-
-
-def _typed(raw: pl.DataFrame, table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Every column of the table at its type, in order, and the cells that would not go."""
-    casts, findings = [], []
-    for column in table.columns:
-        if column.name not in raw.columns:
-            casts.append(pl.lit(None, column.dtype).alias(column.name))
-            continue
-        cast = _cast(column, raw.schema[column.name])
-        casts.append(cast.alias(column.name))
-        if raw.schema[column.name] == pl.String and column.dtype != pl.String():
-            given = pl.col(column.name)
-            what = pl.format("'{}' is not {}", given, pl.lit(_wanted(column)))
-            bad = given.is_not_null() & cast.is_null()
-            findings.append(find(raw, table.name, bad, column.name, what, "Mend the cell or remove the row"))
-    return raw.select(*casts, *PLACE), together(findings)
-
-
-def _cast(column: Column, given: pl.DataType) -> pl.Expr:
-    cell = pl.col(column.name)
-    if column.dtype == pl.String():
-        text = cell.cast(pl.String)
-        return pl.when(text.str.strip_chars() == "").then(None).otherwise(text)
-    if given == pl.String:
-        stripped = cell.str.strip_chars()
-        if column.dtype == pl.Float64():
-            return stripped.cast(pl.Float64, strict=False)
-        return pl.coalesce(_times(stripped))
-    if column.dtype == UTC_TIME:
-        zoned = isinstance(given, pl.Datetime) and given.time_zone is not None
-        micro = cell.cast(pl.Datetime("us", given.time_zone if zoned else None))  # type: ignore[attr-defined]
-        return micro.dt.convert_time_zone("UTC") if zoned else micro.dt.replace_time_zone("UTC")
-    return cell.cast(column.dtype, strict=False)
-
-
-def _times(text: pl.Expr) -> list[pl.Expr]:
-    plain = [
-        text.str.to_datetime(pattern, time_unit="us", strict=False).dt.replace_time_zone("UTC")
-        for pattern in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
-    ]
-    zoned = [
-        text.str.replace("Z$", "+00:00").str.to_datetime(pattern, time_unit="us", strict=False, time_zone="UTC")
-        for pattern in ("%Y-%m-%dT%H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z")
-    ]
-    day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    return [day, *plain, *zoned]
 
 
 def _cell_findings(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -189,8 +119,6 @@ def _cell_findings(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
     for column in table.columns:
         cell = pl.col(column.name)
         shown = pl.format("{} was given", cell)
-        if column.required:
-            check(cell.is_null(), column, "is empty", f"Give {_wanted(column)} or remove the row")
         if column.dtype == pl.Float64():
             check(cell.is_nan() | cell.is_infinite(), column, shown, "Give a finite number or remove the row")
             if column.rule == "positive":
@@ -199,7 +127,7 @@ def _cell_findings(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
                 check(cell.is_finite() & (cell < 0), column, shown, "Give a number that is not negative")
         if column.choices:
             quoted = pl.format("'{}' was given", cell)
-            check(~cell.is_in(list(column.choices)), column, quoted, f"Use {_wanted(column)}")
+            check(~cell.is_in(list(column.choices)), column, quoted, f"Use {wanted(column)}")
     return together(found)
 
 

@@ -64,23 +64,26 @@ def raise_findings(findings: pl.DataFrame) -> None:
 
 
 def quarantined(rows: pl.DataFrame, findings: pl.DataFrame, table: str) -> pl.DataFrame:
-    """One line per bad row: its place, its account if it has one, every reason, and its cells as JSON."""
+    """One line per bad row: its place, its account if it has one, every reason, and its cells as JSON texts.
+
+    JSON has no NaN and no infinity as numbers, so every cell is the text that shows it.
+    """
     if not findings.height:
         return empty_quarantine()
-    reason = pl.format("{}: {}. {}.", "column", "what", "remedy")
+    reason = pl.format("{}: {}. {}.", "column", "what", "remedy").alias("reason")
     reasons = findings.group_by("file", "row").agg(reason.unique(maintain_order=True).str.join(" "))
-    reasons = reasons.rename({"column": "reason"}) if "reason" not in reasons.columns else reasons
     cells = [name for name in rows.columns if name not in PLACE]
     account = pl.col("account_id") if "account_id" in cells else pl.lit(None, pl.String)
+    account = account.cast(pl.String).str.strip_chars()
     return (
         rows.join(reasons, left_on=[FILE, ROW], right_on=["file", "row"], how="inner")
         .select(
             pl.lit(table).alias("table"),
             pl.col(FILE).alias("file"),
             pl.col(ROW).alias("row"),
-            account.cast(pl.String).alias("account_id"),
+            pl.when(account != "").then(account).alias("account_id"),
             "reason",
-            pl.struct(cells).struct.json_encode().alias("cells"),
+            pl.struct(pl.col(cells).cast(pl.String)).struct.json_encode().alias("cells"),
         )
         .sort("file", "row")
     )

@@ -31,12 +31,13 @@ _BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowExce
 class Part:
     """One file or frame as read, and the name it is called by in messages.
 
-    `line_per_row` says that row n is line n + 1 of a text file.
+    `is_text` says that every cell is text, because a CSV file knows no types; `line_per_row` that row n is line n + 1.
     """
 
     frame: pl.DataFrame
     name: str
     path: Path | None = None
+    is_text: bool = False
     line_per_row: bool = False
 
     @property
@@ -74,7 +75,7 @@ def _read(source: Source, table: str, name: str) -> Part:
     if isinstance(source, pa.RecordBatch):
         return Part(_frame(pa.Table.from_batches([source]), table, name), name)
     if not isinstance(source, str | os.PathLike):
-        what = f"a {type(source).__name__} was given"
+        what = f"the type {type(source).__name__} was given"
         raise BadInput([_unreadable(name, what, f"Give {_KINDS}", table)])
     path = Path(source)
     if not path.is_file():
@@ -84,14 +85,15 @@ def _read(source: Source, table: str, name: str) -> Part:
     try:
         if suffix == ".csv":
             frame, line_per_row = read_csv(path, table)
-            return Part(frame, str(source), path, line_per_row)
+            return Part(frame, str(source), path, is_text=True, line_per_row=line_per_row)
         if suffix in (".parquet", ".pq"):
             return Part(pl.read_parquet(path, hive_partitioning=False, glob=False), str(source), path)
         if suffix in _IPC:
             return Part(_read_ipc(path), str(source), path)
     except _BROKEN as error:
         what = f"cannot be read ({_first_line(error)})"
-        raise BadInput([_unreadable(str(path), what, "Write the file again", table)]) from None
+        remedy = "Write the file again" + (", as UTF-8" if isinstance(error, UnicodeError) else "")
+        raise BadInput([_unreadable(str(path), what, remedy, table)]) from None
     what = f"its ending `{path.suffix}` is not known" if suffix else "it has no ending that tells its kind"
     raise BadInput([_unreadable(str(path), what, "Use a file that ends in .parquet, .csv or .arrow", table)])
 
@@ -108,7 +110,7 @@ def _read_ipc(path: Path) -> pl.DataFrame:
     """Both forms of Arrow IPC: the file, which starts with its name, and the stream."""
     with path.open("rb") as file:
         is_file = file.read(6) == b"ARROW1"
-        file.seek(0)
+    with path.open("rb") as file:
         return pl.read_ipc(file) if is_file else pl.read_ipc_stream(file)
 
 

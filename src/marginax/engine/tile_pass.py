@@ -1,0 +1,64 @@
+"""One pass of tiles through a prepared model: cut, padded, placed on the devices, answered, and back on the host."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int64
+
+from marginax.config import Engine
+from marginax.engine.devices import run_streams, stream_devices
+from marginax.engine.tiles import Cut, build, cut
+from marginax.exposures import Exposures
+from marginax.models.protocol import MarginModel, Parts, Prepared, Tile
+
+
+class TilePass:
+    """Streams tiles of one book through one prepared model; margins and attributions alike."""
+
+    def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
+        self._exposures = exposures
+        self._rows = settings.tile_rows
+        self._dtype = np.float32 if settings.precision == "float32" else np.float64
+        self._devices = stream_devices(settings.streams)
+        with self._precision():
+            here = jax.tree.map(self._narrow, (model, prepared))
+            placed = {device: jax.device_put(here, device) for device in set(self._devices)}
+        self._placed = [placed[device] for device in self._devices]
+
+    def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Any]]:
+        """The model's margins and totals for each tile over these accounts."""
+        return self._run(accounts, _margin)
+
+    def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
+        """The model's attribution for each tile over these accounts."""
+        return self._run(accounts, _attribute)
+
+    def _run(self, accounts: np.ndarray, call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
+        def work(stream: int, part: Cut) -> Any:
+            with self._precision():
+                tile = build(self._exposures, part, self._dtype)
+                answer = call(*self._placed[stream], jax.device_put(tile, self._devices[stream]))
+                return jax.tree.map(np.asarray, answer)
+
+        parts = cut(self._exposures, accounts, tile_rows=self._rows)
+        return run_streams(work, parts, len(self._devices))
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return jax.enable_x64(True) if self._dtype is np.float64 else nullcontext()
+
+    def _narrow(self, leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        return array.astype(self._dtype) if np.issubdtype(array.dtype, np.floating) else array
+
+
+@jax.jit
+def _margin(model: MarginModel, prepared: Prepared, tile: Tile) -> Any:
+    return model.margin(prepared, tile)
+
+
+@jax.jit
+def _attribute(model: MarginModel, prepared: Prepared, tile: Tile) -> Parts:
+    return model.attribute(prepared, tile)
