@@ -76,7 +76,7 @@ def margined(example: ModuleType) -> Margined:
     """One run over the venue's accounts and, beside them, those that hold BTC in place of coins without history."""
     accounts, positions = example.holdings(SHARED)
     tables = {**example.book_and_prices(accounts, positions), "history": example.closes(SHARED)}
-    market = mx.read_market(**{name: tables[name] for name in ("quotes", "underlyings", "history")})
+    market = mx.read_market(quotes=tables["quotes"], underlyings=tables["underlyings"], history=tables["history"])
     coins = _coins(positions, tables["history"], market.as_of)
     held = pl.concat([tables["positions"], _in_btc(positions, coins, tables)], how="diagonal")
     book = mx.read_book(instruments=tables["instruments"], positions=held, balances=tables["balances"])
@@ -261,9 +261,9 @@ def test_an_account_that_is_only_long_owes_less_than_it_holds(margined: Margined
 
 
 def test_the_move_since_the_last_close_never_lowers_the_volatility(example: ModuleType, margined: Margined) -> None:
-    names = ("quotes", "underlyings", "history")
-    end: datetime = margined.market.history["time"].max()  # type: ignore[assignment]
-    blind = mx.read_market(**{name: margined.tables[name] for name in names}, as_of=end)
+    quotes, underlyings, history = (margined.tables[name] for name in ("quotes", "underlyings", "history"))
+    end = history["time"].max()
+    blind = mx.read_market(quotes=quotes, underlyings=underlyings, history=history, as_of=end)  # type: ignore[arg-type]
     for coin in margined.coins.filter("own")["underlying"].sort()[:5]:
         before, now = (example.volatility(margined.book, market, coin) for market in (blind, margined.market))
         assert 0 < before <= now

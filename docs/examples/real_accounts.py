@@ -134,13 +134,15 @@ def main(shared: Path, out: Path) -> None:
     """Margin the book, say what came out, and write it down."""
     accounts, positions = holdings(shared)
     tables = {**book_and_prices(accounts, positions), "history": closes(shared)}
-    prices = {name: tables[name] for name in ("quotes", "underlyings", "history")}
+    quotes, underlyings, history = tables["quotes"], tables["underlyings"], tables["history"]
 
-    book = mx.read_book(**{name: tables[name] for name in ("instruments", "positions", "balances")})
-    market = mx.read_market(**prices)
+    book = mx.read_book(instruments=tables["instruments"], positions=tables["positions"], balances=tables["balances"])
+    market = mx.read_market(quotes=quotes, underlyings=underlyings, history=history)
     result = mx.margin_book(book, market, "expected_shortfall", seed=7)
 
-    held = positions.group_by("account").agg(positions=pl.len(), gross=GROSS)
+    # What the venue itself says: how far, in %, the nearest price is at which it would liquidate a position.
+    to_liquidation = 100 * (pl.col("liquidation_px").fill_nan(None) / pl.col("mark_px") - 1).abs().min()
+    held = positions.group_by("account").agg(positions=pl.len(), gross=GROSS, to_liquidation=to_liquidation)
     margins = (
         result.margins.join(held, left_on="account_id", right_on="account", how="left")
         .join(accounts.select(account_id="account", value="account_value_usd"), on="account_id", how="left")
@@ -159,7 +161,8 @@ def main(shared: Path, out: Path) -> None:
     show("Initial margin in % of gross notional, quantiles over the accounts", pl.DataFrame(spread))
     near = margins.sort("margin_ratio", nulls_last=True).head(10)
     money = pl.col("gross", "equity", "initial_margin", "call").cast(USD)
-    show("The ten closest to trouble", near.select("account_id", "positions", money, "percent", "margin_ratio"))
+    terms = ["percent", "margin_ratio", "to_liquidation"]
+    show("The ten closest to trouble", near.select("account_id", "positions", money, *terms))
 
     largest = margins.sort("gross", nulls_last=True, descending=True).row(0, named=True)
     worth = positions.filter(account=largest["account_id"]).select("instrument_id", "position_value_usd")
@@ -177,7 +180,8 @@ def main(shared: Path, out: Path) -> None:
     show("Coins on their own history, and coins that follow a proxy", by_source)
 
     # The same book at the same marks, seen by a filter that knows nothing of what happened after the history ended.
-    blind = mx.read_market(**prices, as_of=market.history["time"].max())
+    end = history["time"].max()
+    blind = mx.read_market(quotes=quotes, underlyings=underlyings, history=history, as_of=end)
     unaware = mx.margin_book(book, blind, "expected_shortfall", seed=7).margins["initial_margin"].sum() / 1e6
     print("\nWhat the time since the last close adds, as one return over its length")
     print(f"BTC, volatility of a day: {volatility(book, blind, 'BTC'):.2%}, {volatility(book, market, 'BTC'):.2%}")

@@ -130,15 +130,16 @@ def assemble(tables: dict[str, Admitted], on_error: OnError) -> Book:
     tables = dict(tables)
     known = number_instruments(tables["instruments"].rows)
     for name in ("positions", "orders"):
-        tables[name] = tables[name].set_aside(_unknown_instruments(tables[name], known), on_error)
+        found = _unknown_instruments(tables[name], known, incomplete=tables["instruments"].quarantine.height > 0)
+        tables[name] = tables[name].set_aside(found, on_error)
     owners = [tables[name].rows["account_id"] for name in ("positions", "balances", "accounts")]
     owners += [table.quarantine["account_id"].drop_nulls() for table in tables.values()]
     ids = pl.concat([series.cast(pl.String) for series in owners]).unique().sort()
     return Book(accounts=ids.to_numpy(), instruments=known, tables=tables)
 
 
-def _unknown_instruments(table: Admitted, known: Instruments) -> pl.DataFrame:
-    what = pl.format("the instrument '{}' is unknown", "instrument_id")
+def _unknown_instruments(table: Admitted, known: Instruments, *, incomplete: bool) -> pl.DataFrame:
+    what = pl.format(f"the instrument '{{}}' is unknown{' or was set aside' if incomplete else ''}", "instrument_id")
     remedy = "Add it to the table `instruments`, or remove the row"
     bad = ~pl.col("instrument_id").is_in(pl.Series(known.ids, dtype=pl.String).implode())
     return together([find(table.rows, table.name, bad, "instrument_id", what, remedy)])

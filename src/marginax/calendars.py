@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 DAY = np.timedelta64(1, "D")
+DAY_MICROS = 86_400_000_000
 HABIT = 1 / 3
 # Calendars within this share of the slowest count as the slowest: 252 and 250 business days are one calendar.
 SAME = 0.02
@@ -27,32 +28,34 @@ class Grid:
 
     def bars_between(self, first: np.ndarray, last: np.datetime64) -> np.ndarray:
         """How many bars of this calendar fit between times, rounded; shape of `first`."""
-        weeks = (last - first) / (7 * DAY)
+        weeks = (last - first) / np.timedelta64(7, "D")
         return np.rint(weeks * self.bars_per_week)
 
 
-def joint_grid(bars: pl.DataFrame) -> Grid:
-    """The grid of price bars with columns time (UTC) and underlying. Empty bars give an empty daily grid."""
+def joint_grid(bars: pl.DataFrame, leading: pl.Series | None = None) -> Grid:
+    """The grid of price bars with columns time (UTC) and underlying. Empty bars give an empty daily grid.
+
+    Only underlyings in `leading` may slow it down (all, where none of them has bars): a coin listed last week, or one
+    that died years ago, has no calendar that others should keep.
+    """
     if bars.is_empty():
         return Grid(np.array([], "datetime64[us]"), 1.0, 7.0)
     dated = bars.select("underlying", "time", day=pl.col("time").dt.date())
-    pace = _pace(dated)
-    slowest = pace["bars_per_week"].min()
-    slow = pace.filter(pl.col("bars_per_week") <= slowest * (1 + SAME))
+    led = dated if leading is None else dated.filter(pl.col("underlying").is_in(leading.implode()))
+    pace = _pace(dated if led.is_empty() else led)
+    slow = pace.filter(pl.col("bars_per_week") <= pl.col("bars_per_week").min() * (1 + SAME))
     per_day, per_week = float(slow["bars_per_day"][0]), float(slow["bars_per_week"][0])
-    members = dated.filter(pl.col("underlying").is_in(slow["underlying"].implode()))
-    days = _habitual_days(dated, slow["underlying"])
-    first, last = members["time"].min(), members["time"].max()
-    outside = dated.filter(~pl.col("time").is_between(first, last))
-    if days:
-        outside = outside.filter(pl.col("day").dt.weekday().is_in(days))
-    rows = pl.concat([members, outside])
-    if per_day <= 1:
+    slow_ones = pl.col("underlying").is_in(slow["underlying"].implode())
+    members, others = dated.filter(slow_ones), dated.filter(~slow_ones)
+    if per_day < 1:
+        times = _strides(members["time"], others["time"], 7 / per_week)
+    elif per_day == 1:
         # One bar a day, at the latest stamp of that day: exchanges close at different hours.
+        rows = pl.concat([members, _outside(members, others).filter(_habitual_day(members))])
         times = rows.group_by("day").agg(pl.col("time").max())["time"]
     else:
-        times = rows["time"].unique()
-    grid = times.sort().dt.replace_time_zone(None).to_numpy()
+        times = _within_the_day(members, _outside(members, others).filter(_habitual_day(members)))
+    grid = times.unique().sort().dt.replace_time_zone(None).to_numpy()
     return Grid(grid.astype("datetime64[us]"), per_day, per_week)
 
 
@@ -96,8 +99,48 @@ def _pace(dated: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _habitual_days(dated: pl.DataFrame, slow: pl.Series) -> list[int]:
-    rows = dated.filter(pl.col("underlying").is_in(slow.implode()))
-    seen = rows.select(pl.col("day").unique().dt.weekday().alias("weekday"))["weekday"].value_counts()
-    weeks = max(1, -(-((rows["day"].max() - rows["day"].min()).days + 1) // 7))  # type: ignore[operator, union-attr]
-    return seen.filter(pl.col("count") >= HABIT * weeks)["weekday"].to_list()
+def _outside(members: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Bars before and after the lives of the slow series, from series that are faster."""
+    first, last = members["time"].min(), members["time"].max()
+    return others.filter(~pl.col("time").is_between(first, last))
+
+
+def _habitual_day(members: pl.DataFrame) -> pl.Expr:
+    """Whether a bar lies on a weekday of the slow series."""
+    days = members.select(pl.col("day").unique())
+    weeks = -(-_span(days["day"]) // 7)
+    seen = days.group_by(pl.col("day").dt.weekday().alias("weekday")).len()
+    habit = seen.filter(pl.col("len") >= HABIT * weeks)["weekday"]
+    return pl.col("day").dt.weekday().is_in(habit.implode())
+
+
+def _within_the_day(members: pl.DataFrame, outside: pl.DataFrame) -> pl.Series:
+    """Several bars a day: one per step, at the latest stamp near it; outside, only at habitual hours."""
+    step = members.sort("time").select(pl.col("time").diff().over("underlying", "day").median())["time"].item()
+    micros = max(1, int(step.total_seconds() * 1e6))
+    bar = (pl.col("time").dt.timestamp("us") + micros // 2) // micros
+    hour = bar * micros % DAY_MICROS
+    used = members.select("day", hour.alias("hour")).unique().group_by("hour").len()
+    habit = used.filter(pl.col("len") >= HABIT * members["day"].n_unique())["hour"]
+    rows = pl.concat([members, outside.filter(hour.is_in(habit.implode()))])
+    return rows.group_by(bar.alias("bar")).agg(pl.col("time").max())["time"]
+
+
+def _strides(members: pl.Series, others: pl.Series, days: float) -> pl.Series:
+    """Bars rarer than two a week; outside their life the last bar of each whole stride of as many days."""
+    stride = round(days * DAY_MICROS)
+    slow, fast = members.dt.timestamp("us"), others.dt.timestamp("us").rename("time")
+    first, last, end = (int(number) for number in (slow.min(), slow.max(), fast.max() or 0))  # type: ignore[arg-type]
+    whole = last + max(0, end - last) // stride * stride
+    # Bars just before the first belong to the first; a stride that is not over yet is no bar.
+    before = fast.filter(fast <= first - stride)
+    after = fast.filter((fast > last) & (fast <= whole))
+    bars = [-((first - before) // stride), (after - last - 1) // stride + 1]
+    rows = pl.DataFrame({"time": pl.concat([before, after]), "bar": pl.concat(bars)})
+    times = rows.group_by("bar").agg(pl.col("time").max())["time"]
+    return pl.concat([members, times.cast(members.dtype)])
+
+
+def _span(days: pl.Series) -> int:
+    """Days from the first to the last, both counted."""
+    return int(days.to_physical().max()) - int(days.to_physical().min()) + 1  # type: ignore[arg-type]

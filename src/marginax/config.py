@@ -44,9 +44,7 @@ class _Section(BaseModel):
 class Run(_Section):
     """What holds for the whole run."""
 
-    currency: str = Field(
-        "USD", description="account currency: index prices are in it and its own price is 1"
-    )
+    currency: str = Field("USD", description="account currency: index prices are in it and its own price is 1")
     as_of: datetime | None = Field(None, description="UTC time of the margin; default: the latest quote time")
     seed: int = Field(7, ge=0, description="seed of every random draw")
 
@@ -69,9 +67,7 @@ class Risk(_Section):
     """The risk measure and the requirement made of it."""
 
     tail: float = Field(0.01, gt=0, lt=1, description="probability of the tail; 0.01 is 99 %")
-    horizon_days: float = Field(
-        1.0, gt=0, le=60, description="trading days that a default takes to close out"
-    )
+    horizon_days: float = Field(1.0, gt=0, le=60, description="trading days that a default takes to close out")
     maintenance_ratio: float = Field(0.8, gt=0, le=1, description="maintenance over initial margin")
 
 
@@ -100,9 +96,7 @@ class Scenarios(_Section):
         description="past returns rescaled to today's volatility, as they were, or aged",
     )
     window: int = Field(2000, ge=2, description="bars of history that become scenarios")
-    half_life_days: float = Field(
-        23.0, gt=0, description="trading days, decay of the volatility filter (0.97)"
-    )
+    half_life_days: float = Field(23.0, gt=0, description="trading days, decay of the volatility filter (0.97)")
     age_half_life_days: float = Field(138.0, gt=0, description="trading days, decay of age weights (0.995)")
     volatility_floor: float = Field(
         0.5, ge=0, le=5, description="least volatility of today, as a share of the long-run volatility"
@@ -138,9 +132,7 @@ class Proxy(_Section):
 
     default: str = Field("BTC", description="underlying that stands in when `underlyings.proxy` names none")
     beta: float = Field(1.5, description="relative move per relative move of the proxy")
-    residual: float = Field(
-        1.33, ge=0, description="volatility of the own residual over that of beta x proxy"
-    )
+    residual: float = Field(1.33, ge=0, description="volatility of the own residual over that of beta x proxy")
     safety_factor: float = Field(1.5, ge=1, description="multiplies every proxied move")
     betas: dict[str, float] = Field(
         {"USDT": 0.05, "USDC": 0.05, "DAI": 0.05}, description="beta by underlying, before the one above"
@@ -150,9 +142,7 @@ class Proxy(_Section):
 class Basis(_Section):
     """How futures move against their index where no basis history is given."""
 
-    volatility: float = Field(
-        0.002, gt=0, lt=1, description="daily, relative to the price, whatever the expiry"
-    )
+    volatility: float = Field(0.002, gt=0, lt=1, description="daily, relative to the price, whatever the expiry")
     annualised_volatility: float = Field(
         0.005, ge=0, lt=5, description="daily move of a dated future's annualised basis, added in quadrature"
     )
@@ -208,9 +198,7 @@ def load_config(source: str | Path | None = None) -> Config:
         try:
             text, name = path.read_text(encoding="utf-8"), str(source)
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                [_problem(str(source), None, f"cannot be read ({error})", "Name a TOML file")]
-            ) from None
+            raise BadInput([_problem(str(source), None, f"cannot be read ({error})", "Name a TOML file")]) from None
     else:
         text, name = _preset(str(source)), str(source)
     try:
@@ -230,17 +218,13 @@ def parse_config(values: Mapping[str, Any], name: str) -> Config:
 def preset_names() -> list[str]:
     """Names of the presets that come with marginax."""
     folder = resources.files("marginax.models") / "presets"
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def template() -> str:
     """Every key with its default, commented with its sentence and unit: valid TOML that changes nothing."""
     lines = ["# The configuration of marginax. Every key may be left out; what is shown is its default.", ""]
-    lines += [
-        f'model = "{DEFAULT_MODEL}"  # the margin model: a preset, or one that an installed package brings'
-    ]
+    lines += [f'model = "{DEFAULT_MODEL}"  # the margin model: a preset, or one that an installed package brings']
     for name, section in _sections():
         lines += ["", f"# {section.__doc__}", f"[{name}]"]
         for key, field in section.model_fields.items():

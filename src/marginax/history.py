@@ -74,58 +74,51 @@ def factor_history(
 ) -> FactorHistory:
     """The factors of a market and of the instruments quoted in it, on the joint grid of the market's history.
 
-    The set of factors depends on the market alone, never on who holds what. Raises BadInput when proxies go in a circle
-    or name nothing, and when there is no bar to take a return from.
+    The set of factors depends on the market alone, never on who holds what. Raises BadInput when there is no bar to
+    take a return from.
     """
     table = market.underlyings
     names = table["underlying"].to_list()
     history = market.history.sort("time")
     prices = history.filter((pl.col("factor") == "price") & pl.col("underlying").is_in(names))
-    grid = joint_grid(prices)
-    if len(grid.times) < 2:
-        bars = f"{len(grid.times)} bar" + ("" if len(grid.times) == 1 else "s")
-        what = f"holds {bars} of the underlyings up to {market.as_of:%Y-%m-%d %H:%M}, and a return needs two"
-        remedy = "Give more history, or name its underlyings as the table `underlyings` does"
-        file = next(iter(market.tables["history"].digests), "history")
-        raise BadInput([Problem(file, None, None, what, remedy, table="history")])
     as_of = np.datetime64(market.as_of.replace(tzinfo=None), "us")
+    oldest = as_of - np.timedelta64(round(scenarios.unusable_after_days * 86_400_000_000), "us")
+    grid = joint_grid(prices, _leading(prices, scenarios.least_bars, oldest))
+    if len(grid.times) < 2:
+        some = f"{len(grid.times)} bar" + ("" if len(grid.times) == 1 else "s")
+        what = f"holds {some} of the underlyings up to {market.as_of:%Y-%m-%d %H:%M}, and a return needs two"
+        remedy = "Give more history, or name its underlyings as the table `underlyings` does"
+        file = ", ".join(market.tables["history"].digests) or "history"
+        raise BadInput([Problem(file, None, None, what, remedy, table="history")])
     absolute = (table["shock"] == "absolute").to_numpy()
     index = table["index_price"].to_numpy()
     levels = _levels(prices, names, index)
     paths = np.full((len(grid.times), len(names)), np.nan)
     last_bar = np.full(len(names), np.datetime64("NaT"), "datetime64[us]")
-    last_price = np.full(len(names), np.nan)
     series = _series(prices)
     for k, name in enumerate(names):
         if name in series:
             times, values = series[name]
             paths[:, k] = on_grid(grid, times, values)
-            last_bar[k], last_price[k] = times[-1], values[-1]
+            last_bar[k] = times[-1]
     walk = np.where(absolute, paths, _log(np.where(absolute, 1.0, paths)))
     now = np.where(absolute, index, _log(np.where(absolute, 1.0, index)))
-    then = np.where(absolute, last_price, _log(np.where(absolute, 1.0, last_price)))
+    gap, gap_bars = _gap(grid, walk, now, as_of)
     basis_names, basis_walk, basis_noise = _basis(
         history, instruments, market, grid, paths, levels, absolute, basis, as_of
     )
     walk = np.concatenate([walk, basis_walk], axis=1)
     returns, bars = _returns(walk)
     count = np.sum(~np.isnan(returns), axis=0)
-    fresh = np.concatenate(
-        [(as_of - last_bar) / DAY <= scenarios.unusable_after_days, np.ones(len(basis_names), bool)]
-    )
+    fresh = np.concatenate([last_bar, _last_known(grid, basis_walk)]) >= oldest
     own = (count >= scenarios.least_bars) & fresh
     frozen = own & ~np.any(np.nan_to_num(returns) != 0, axis=0)
     small = scenarios.minimum_volatility / np.sqrt(grid.bars_per_day)
     level = np.concatenate([np.where(absolute, levels, 1.0), np.ones(len(basis_names))])
     noise = np.concatenate([np.full(len(names), np.nan), basis_noise])
     noise = np.where(frozen, small * level, noise)
-    gap = np.full(walk.shape[1], np.nan)
-    gap_bars = np.ones(walk.shape[1])
-    gap_bars[: len(names)] = np.nan_to_num(grid.bars_between(last_bar, as_of), nan=0.0)
-    known_gap = (gap_bars[: len(names)] > 1) | ((gap_bars[: len(names)] == 1) & (now != then))
-    gap[: len(names)] = np.where(known_gap, now - then, np.nan)
     followed, beta = _proxies(table, names, proxy)
-    extra = np.full(len(basis_names), NO_PROXY)
+    others = len(basis_names)
     return FactorHistory(
         names=(*names, *basis_names),
         underlyings=len(names),
@@ -133,17 +126,42 @@ def factor_history(
         times=grid.times[1:],
         returns=np.where(own, returns, np.nan),
         bars=bars,
-        gap_return=np.where(own, gap, np.nan),
-        gap_bars=np.maximum(gap_bars, 1),
-        absolute=np.concatenate([absolute, np.ones(len(basis_names), bool)]),
+        gap_return=np.where(own, np.concatenate([gap, np.full(others, np.nan)]), np.nan),
+        gap_bars=np.concatenate([gap_bars, np.ones(others)]),
+        absolute=np.concatenate([absolute, np.ones(others, bool)]),
         level=level,
         own=own,
         frozen=frozen,
-        proxy=np.concatenate([followed, extra]),
-        beta=np.concatenate([beta, np.full(len(basis_names), np.nan)]),
+        proxy=np.concatenate([followed, np.full(others, NO_PROXY)]),
+        beta=np.concatenate([beta, np.full(others, np.nan)]),
         noise=noise,
-        last_bar=np.concatenate([last_bar, np.full(len(basis_names), np.datetime64("NaT"))]),
+        last_bar=np.concatenate([last_bar, np.full(others, np.datetime64("NaT"))]),
     )
+
+
+def _leading(prices: pl.DataFrame, least_bars: int, oldest: np.datetime64) -> pl.Series:
+    """Underlyings whose history will be used: long enough, and not ended long ago."""
+    lives = prices.group_by("underlying").agg(pl.len().alias("bars"), pl.col("time").max().alias("last"))
+    alive = pl.col("last").dt.replace_time_zone(None) >= pl.lit(oldest)
+    return lives.filter((pl.col("bars") > least_bars) & alive)["underlying"]
+
+
+def _last_known(grid: Grid, walk: np.ndarray) -> np.ndarray:
+    """The bar at which each factor last had a value; NaT for one that never had."""
+    known = ~np.isnan(walk)
+    last = len(walk) - 1 - np.argmax(known[::-1], axis=0)
+    return np.where(known.any(axis=0), grid.times[last], np.datetime64("NaT"))
+
+
+def _gap(grid: Grid, walk: np.ndarray, now: np.ndarray, as_of: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
+    """The return from each underlying's last bar of the grid to now, NaN where nothing is missing, and its bars.
+
+    The bar is the grid's: what a coin did on the weekend after Friday's bar of an equity is not in the grid yet.
+    """
+    last = _last_known(grid, walk)
+    then = np.take_along_axis(walk, np.maximum(np.searchsorted(grid.times, last), 0)[None], axis=0)[0]
+    bars = np.maximum(np.nan_to_num(grid.bars_between(last, as_of), nan=0.0), 1)
+    return np.where((bars > 1) | (now != then), now - then, np.nan), bars
 
 
 def _log(values: np.ndarray) -> np.ndarray:
@@ -242,42 +260,22 @@ def _tenor_years(factor: str) -> float:
 
 
 def _proxies(table: pl.DataFrame, names: list[str], settings: Proxy) -> tuple[np.ndarray, np.ndarray]:
-    """The proxy of each underlying (NO_PROXY for none) and its beta."""
+    """The proxy of each underlying (NO_PROXY for none) and its beta.
+
+    The market's door has seen that proxies are underlyings and go in no circle. One whose proxy was quarantined there
+    has none: the default is no stand-in for a proxy that was chosen.
+    """
     place = {name: k for k, name in enumerate(names)}
-    named = table["proxy"].to_list()
-    for k, proxy in enumerate(named):
-        if proxy is not None and proxy not in place:
-            what = f"the proxy '{proxy}' of '{names[k]}' is not an underlying"
-            raise BadInput([_row_problem(table, k, what, "Add it to the table, or name another")])
     default = place.get(settings.default, NO_PROXY)
-    follows = np.array([NO_PROXY if proxy is None else place[proxy] for proxy in named], int).reshape(
-        len(names)
-    )
-    for k in range(len(names)):
-        if _chain(follows, k) is None:
-            what = f"the proxies of '{names[k]}' lead back to it"
-            raise BadInput([_row_problem(table, k, what, "Let one of them stand alone")])
-    above = set(_chain(follows, default) or ()) if default != NO_PROXY else set()
-    for k in range(len(names)):
-        if follows[k] == NO_PROXY and k not in above:
+    named = table["proxy"].to_list()
+    follows = np.array([NO_PROXY if proxy is None else place.get(proxy, NO_PROXY) for proxy in named], np.int64)
+    above, step = set(), default
+    while step != NO_PROXY:
+        above.add(step)
+        step = int(follows[step])
+    for k, proxy in enumerate(named):
+        if proxy is None and k not in above:
             follows[k] = default
     beta = table["proxy_beta"].to_numpy().astype(float)
-    usual = np.array([settings.betas.get(name, np.nan) for name in names], float).reshape(len(names))
+    usual = np.array([settings.betas.get(name, np.nan) for name in names], float)
     return follows, np.where(np.isnan(beta), usual, beta)
-
-
-def _chain(follows: np.ndarray, start: int) -> list[int] | None:
-    """The way from one underlying along its proxies; None when it goes in a circle."""
-    way = [start]
-    while (step := int(follows[way[-1]])) != NO_PROXY:
-        if step in way:
-            return None
-        way.append(step)
-    return way
-
-
-def _row_problem(table: pl.DataFrame, row: int, what: str, remedy: str) -> Problem:
-    place = table.row(row, named=True)
-    return Problem(
-        place["__file"], "proxy", place["__row"], what, remedy, table="underlyings", line=place["__line"]
-    )

@@ -4,7 +4,7 @@ Index prices are in the account currency; marks are in each instrument's own quo
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import polars as pl
 
@@ -54,14 +54,14 @@ def read_market(
     signals: Source | None = None,
     tiers: Source | None = None,
     order_book: Source | None = None,
-    as_of: datetime | None = None,
+    as_of: date | datetime | None = None,
     currency: str = Run().currency,
     on_error: OnError = "raise",
 ) -> Market:
     """The market in these tables: paths (Parquet, CSV, Arrow IPC), polars frames or Arrow tables; history may be many.
 
-    `as_of` defaults to the latest time of a quote, else of an underlying, else of the history; later history is left
-    out. Raises BadInput that names file, column, row and remedy.
+    `as_of` (a date, or a time; UTC unless it has a zone) defaults to the latest time of a quote, else of an underlying,
+    else of the history; later history is left out. Raises BadInput that names file, column, row and remedy.
     """
     given = {
         "quotes": quotes,
@@ -76,9 +76,8 @@ def read_market(
         name: absent(name) if source is None else admit(source, name, on_error=on_error)
         for name, source in given.items()
     }
-    tables["underlyings"] = tables["underlyings"].set_aside(
-        _unusable(tables["underlyings"], currency), on_error
-    )
+    tables["underlyings"] = tables["underlyings"].set_aside(_unusable(tables["underlyings"], currency), on_error)
+    tables["underlyings"] = tables["underlyings"].set_aside(_lost_proxies(tables["underlyings"]), on_error)
     tables["history"] = tables["history"].set_aside(_not_positive(tables), on_error)
     now = _as_of(tables) if as_of is None else _utc(as_of)
     past = tables["history"].rows.filter(pl.col("time") <= now)
@@ -100,10 +99,6 @@ def _unusable(table: Admitted, currency: str) -> pl.DataFrame:
                 table.rows, table.name, pl.col("underlying") == currency, "underlying",
                 f"{currency} is the account currency and its price is 1", "Remove the row",
             ),
-            find(
-                table.rows, table.name, pl.col("proxy") == pl.col("underlying"), "proxy",
-                "an underlying is its own proxy", "Name another underlying",
-            ),
         ]
     )  # fmt: skip
 
@@ -122,7 +117,43 @@ def _not_positive(tables: dict[str, Admitted]) -> pl.DataFrame:
     return find(tables["history"].rows, "history", bad, "price", what, remedy)
 
 
-def _utc(time: datetime) -> datetime:
+def _lost_proxies(table: Admitted) -> pl.DataFrame:
+    """Proxies that are no underlyings, and those that lead back to where they started."""
+    names = table.rows["underlying"]
+    set_aside = table.quarantine["cells"].str.json_path_match("$.underlying").str.strip_chars()
+    unknown = ~pl.col("proxy").is_in(pl.concat([names, set_aside]).implode())
+    follows = dict(table.rows.select("underlying", "proxy").iter_rows())
+    circle = pl.col("underlying").is_in(
+        pl.Series([name for name in follows if _returns(follows, name)], dtype=pl.String).implode()
+    )
+    return together(
+        [
+            find(
+                table.rows, table.name, unknown, "proxy",
+                pl.format("the proxy '{}' of '{}' is not an underlying", "proxy", "underlying"),
+                "Add it to the table, or name another",
+            ),
+            find(
+                table.rows, table.name, circle, "proxy",
+                pl.format("the proxies of '{}' lead back to it", "underlying"), "Let one of them stand alone",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _returns(follows: dict[str, str | None], start: str) -> bool:
+    """Whether the way along the proxies comes back to its start."""
+    seen: set[str] = set()
+    step = follows[start]
+    while step is not None and step not in seen and step != start:
+        seen.add(step)
+        step = follows.get(step)
+    return step == start
+
+
+def _utc(time: date | datetime) -> datetime:
+    if not isinstance(time, datetime):
+        time = datetime(time.year, time.month, time.day)
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
@@ -130,6 +161,8 @@ def _as_of(tables: dict[str, Admitted]) -> datetime:
     for name in ("quotes", "underlyings", "history"):
         latest = tables[name].rows["time"].max()
         if isinstance(latest, datetime):
-            return latest
+            return latest.astimezone(UTC)
     remedy = "Give `time` in quotes or underlyings, or say as_of"
-    raise BadInput([Problem("quotes", "time", None, "no table holds a time, so there is no as_of", remedy)])
+    what = "no table holds a time, so there is no as_of"
+    file = ", ".join(tables["quotes"].digests) or "quotes"
+    raise BadInput([Problem(file, "time", None, what, remedy, table="quotes")])

@@ -107,7 +107,7 @@ def _row_flags(matched: Matched, exposures: Exposures, history: FactorHistory, s
         "instrument_id"
     ]
     ids = matched.book.instruments.ids[exposures.listed]
-    late = np.flatnonzero(np.isin(ids, old.to_numpy()))
+    late = np.flatnonzero(pl.Series(ids, dtype=pl.String).is_in(old.implode()).to_numpy())
     quoted = pl.DataFrame(
         {
             "row": late,

@@ -4,10 +4,12 @@ Nothing heavy is imported here: each command imports what it needs when it runs,
 """
 
 import sys
+from collections.abc import Callable
 from enum import IntEnum
+from functools import wraps
 from importlib.metadata import entry_points, version
+from typing import Any
 
-import click
 import typer
 
 from marginax.cli import demo, init, margin
@@ -36,11 +38,43 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("margin", help="Margin every account of a book in files of your own.")(margin.command)
-app.command("init", help="Write a commented configuration and small example tables to start from.")(init.command)
-app.command("demo", help="Build a synthetic venue and margin it.")(demo.command)
+
+
+def leaving(command: Callable[..., int]) -> Callable[..., None]:
+    """A command that leaves with its exit code and tells whatever goes wrong on standard error."""
+
+    @wraps(command)
+    def run_command(*words: Any, **options: Any) -> None:
+        raise typer.Exit(_code(command, *words, **options))
+
+    return run_command
+
+
+def _code(command: Callable[..., int], *words: Any, **options: Any) -> int:
+    try:
+        return command(*words, **options)
+    except BadInput as error:
+        typer.echo(f"marginax: bad input, nothing was written\n{error}", err=True)
+        return Exit.BAD_INPUT
+    except KeyboardInterrupt:
+        typer.echo("marginax: interrupted, no result was written", err=True)
+        return Exit.INTERRUPTED
+    except OSError as error:
+        typer.echo(f"marginax: {error}", err=True)
+        return Exit.INTERNAL
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        typer.echo("marginax: internal error; the traceback above says where", err=True)
+        return Exit.INTERNAL
+
+
+app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
+app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
+app.command("demo", help="Build a synthetic venue and margin it.")(leaving(demo.command))
 for _extra in entry_points(group="marginax.commands"):
-    app.command(_extra.name)(_extra.load())
+    app.command(_extra.name)(leaving(_extra.load()))
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,28 +98,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; returns its exit code. Whatever goes wrong is told on standard error."""
+    """Run the command line; returns its exit code."""
     try:
-        code = app(several_files(arguments), standalone_mode=False)
-    except BadInput as error:
-        typer.echo(f"marginax: bad input, nothing was written\n{error}", err=True)
-        return Exit.BAD_INPUT
-    except click.ClickException as error:
-        error.show()
-        return Exit.BAD_INPUT
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("marginax: interrupted, no result was written", err=True)
-        return Exit.INTERRUPTED
-    except OSError as error:
-        typer.echo(f"marginax: {error}", err=True)
-        return Exit.INTERNAL
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        typer.echo("marginax: internal error; the traceback above says where", err=True)
-        return Exit.INTERNAL
-    return int(code or Exit.SUCCESS)
+        app(several_files(arguments))
+    except SystemExit as leave:
+        return Exit.SUCCESS if leave.code is None else int(leave.code)
+    return Exit.SUCCESS
 
 
 def several_files(arguments: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from marginax.book import Book
 from marginax.config import Config, Engine
 from marginax.engine.compilation import persistent_cache
 from marginax.engine.result import Figures, Result
+from marginax.engine.tile_pass import TilePass
 from marginax.exposures import expose
 from marginax.market import Market
 from marginax.models.load import load_model

@@ -4,7 +4,7 @@ Everything here is columnar. `admit` checks one table on its own; rules that nee
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 
@@ -50,7 +50,7 @@ class Admitted:
 
     def set_aside(self, findings: pl.DataFrame, on_error: OnError) -> "Admitted":
         """This table without the rows that `findings` names; raises BadInput unless bad rows are quarantined."""
-        if on_error == "raise":
+        if _raises(on_error):
             raise_findings(findings)
         out = quarantined(self.rows, findings, self.name)
         return replace(self, rows=without(self.rows, findings), quarantine=pl.concat([self.quarantine, out]))
@@ -62,6 +62,7 @@ def admit(source: Source, table: str, *, on_error: OnError = "raise") -> Admitte
     With `on_error="quarantine"` bad rows are set aside instead; a wrong set of columns, or a column of a wrong type,
     is raised all the same.
     """
+    stop = _raises(on_error)
     schema = TABLES[table]
     parts = read_parts(source, table)
     columns_wrong = [problem for part in parts for problem in _column_problems(part, schema)]
@@ -73,7 +74,7 @@ def admit(source: Source, table: str, *, on_error: OnError = "raise") -> Admitte
     findings = together([*(found for _, found in pairs), _cell_findings(rows, schema)])
     keyed = without(rows, findings)
     findings = together([findings, _duplicates(keyed, schema), rules.findings(keyed, table)])
-    if on_error == "raise":
+    if stop:
         raise_findings(findings)
     return Admitted(
         name=table,
@@ -88,6 +89,12 @@ def absent(table: str) -> Admitted:
     """A table that was not given: no rows."""
     schema = {**TABLES[table].schema, FILE: pl.String(), ROW: pl.Int64(), LINE: pl.Int64()}
     return Admitted(table, pl.DataFrame(schema=schema), empty_quarantine(), {}, 0)
+
+
+def _raises(on_error: OnError) -> bool:
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'quarantine'")
+    return on_error == "raise"
 
 
 def _column_problems(part: Part, table: Table) -> list[Problem]:
@@ -144,4 +151,3 @@ def _duplicates(rows: pl.DataFrame, table: Table) -> pl.DataFrame:
         what = pl.format("this {} is there already, in row {} of {}", pl.lit(" and ".join(key)), "__r", "__f")
     bad = (pl.col(FILE) != pl.col("__f")) | (pl.col(ROW) != pl.col("__r"))
     return find(repeated, table.name, bad, key[0] if len(key) == 1 else key[1], what, "Keep one of the two")
-

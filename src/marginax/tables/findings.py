@@ -40,9 +40,7 @@ def empty_quarantine() -> pl.DataFrame:
     return pl.DataFrame(schema=_QUARANTINE)
 
 
-def find(
-    rows: pl.DataFrame, table: str, bad: pl.Expr, column: str, what: pl.Expr | str, remedy: str
-) -> pl.DataFrame:
+def find(rows: pl.DataFrame, table: str, bad: pl.Expr, column: str, what: pl.Expr | str, remedy: str) -> pl.DataFrame:
     """The rows where `bad` holds, as findings. `rows` carries the place columns; `what` may quote other columns."""
     return rows.filter(bad.fill_null(False)).select(
         pl.lit(table).alias("table"),

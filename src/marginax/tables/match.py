@@ -56,7 +56,8 @@ def match(book: Book, market: Market, *, model: str, on_error: OnError = "raise"
 
 
 def _flag(book: Book, ids: list[pl.Series]) -> np.ndarray:
-    return np.isin(book.accounts, pl.concat([series.drop_nulls() for series in ids]).to_numpy())
+    accounts = pl.Series(book.accounts, dtype=pl.String)
+    return accounts.is_in(pl.concat([series.drop_nulls() for series in ids]).unique().implode()).to_numpy()
 
 
 def _instruments(table: Admitted, market: Market) -> pl.DataFrame:
@@ -117,9 +118,7 @@ def _unpriced_positions(table: Admitted, instruments: Admitted, market: Market) 
     known = pl.concat([market.underlyings["underlying"], pl.Series([market.currency])])
     inverse = pl.col("settlement") == "inverse"
     usual = pl.when(inverse).then(pl.col("underlying")).otherwise(pl.col("quote"))
-    settle = instruments.rows.select(
-        "instrument_id", "underlying", pl.coalesce("settle_asset", usual).alias("settle")
-    )
+    settle = instruments.rows.select("instrument_id", "underlying", pl.coalesce("settle_asset", usual).alias("settle"))
     rows = table.rows.join(settle, on="instrument_id", how="left", maintain_order="left")
     held = pl.col("quantity") != 0
     no_quote = ~pl.col("instrument_id").is_in(priced.implode())

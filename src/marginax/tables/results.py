@@ -1,7 +1,7 @@
 """Results on disk: whole under their final names, or not there at all.
 
-Tables are written under temporary names, the old manifest is taken away, tables are renamed, and the manifest comes last:
-a folder with a manifest holds the tables that the manifest speaks of.
+Tables are written under temporary names, the old manifest is taken away, tables are renamed, and the manifest comes
+last: a folder with a manifest holds the tables that the manifest speaks of.
 """
 
 import json

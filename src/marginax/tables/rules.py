@@ -20,7 +20,10 @@ def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
     option = kind.is_in(["call", "put"])
     not_yet = pl.format("a {} is not yet supported", kind)
     return [
-        find(rows, "instruments", option, "kind", not_yet, "Leave options out; spot, perpetual and future are margined"),
+        find(
+            rows, "instruments", option, "kind", not_yet,
+            "Leave options out; spot, perpetual and future are margined",
+        ),
         find(
             rows, "instruments", (kind == "future") & expiry.is_null(), "expiry",
             "a future has no expiry", "Give the time it expires, or call it a perpetual",
