@@ -261,9 +261,7 @@ def test_an_account_that_is_only_long_owes_less_than_it_holds(margined: Margined
 
 
 def test_the_move_since_the_last_close_never_lowers_the_volatility(example: ModuleType, margined: Margined) -> None:
-    quotes, underlyings, history = (margined.tables[name] for name in ("quotes", "underlyings", "history"))
-    end = history["time"].max()
-    blind = mx.read_market(quotes=quotes, underlyings=underlyings, history=history, as_of=end)  # type: ignore[arg-type]
+    blind = example.at_the_last_close(margined.tables)
     for coin in margined.coins.filter("own")["underlying"].sort()[:5]:
         before, now = (example.volatility(margined.book, market, coin) for market in (blind, margined.market))
         assert 0 < before <= now

@@ -22,6 +22,7 @@ import marginax as mx
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("MARGINAX_SHARED") or ROOT.parent / "shared")
 GROSS = pl.col("position_value_usd").sum()
+PERCENT = 100 * pl.col("initial_margin") / pl.col("gross")
 USD = pl.Int64()
 
 
@@ -106,6 +107,15 @@ def closes(shared: Path) -> pl.DataFrame:
     return series.sort("underlying", "time")
 
 
+def at_the_last_close(tables: dict[str, pl.DataFrame]) -> mx.Market:
+    """The market as the history leaves it: its end is now, and last closes are the index prices."""
+    history = tables["history"]
+    last = history.group_by("underlying").agg(index_price=pl.col("price").last())
+    underlyings = tables["underlyings"].update(last, on="underlying")
+    end = history.select(pl.col("time").max()).item()
+    return mx.read_market(quotes=tables["quotes"], underlyings=underlyings, history=history, as_of=end)
+
+
 def volatility(book: mx.Book, market: mx.Market, underlying: str) -> float:
     """The volatility of one day, as the model's filter sees it at the market's `as_of`."""
     model = mx.load_model("expected_shortfall")
@@ -134,10 +144,8 @@ def main(shared: Path, out: Path) -> None:
     """Margin the book, say what came out, and write it down."""
     accounts, positions = holdings(shared)
     tables = {**book_and_prices(accounts, positions), "history": closes(shared)}
-    quotes, underlyings, history = tables["quotes"], tables["underlyings"], tables["history"]
-
     book = mx.read_book(instruments=tables["instruments"], positions=tables["positions"], balances=tables["balances"])
-    market = mx.read_market(quotes=quotes, underlyings=underlyings, history=history)
+    market = mx.read_market(quotes=tables["quotes"], underlyings=tables["underlyings"], history=tables["history"])
     result = mx.margin_book(book, market, "expected_shortfall", seed=7)
 
     # What the venue itself says: how far, in %, the nearest price is at which it would liquidate a position.
@@ -146,23 +154,22 @@ def main(shared: Path, out: Path) -> None:
     margins = (
         result.margins.join(held, left_on="account_id", right_on="account", how="left")
         .join(accounts.select(account_id="account", value="account_value_usd"), on="account_id", how="left")
-        .with_columns(percent=100 * pl.col("initial_margin") / pl.col("gross"))
+        .with_columns(percent=PERCENT)
     )
-    million = {name: margins[name].sum() / 1e6 for name in ("gross", "equity", "initial_margin")}
-    off = (margins["equity"] - margins["value"]).abs() / margins["gross"]
-    coins = positions["coin"].n_unique()
+    million = margins.select(pl.col("gross", "equity", "initial_margin").sum() / 1e6).row(0, named=True)
+    off = margins.select(1e4 * ((pl.col("equity") - pl.col("value")).abs() / pl.col("gross")).max()).item()
+    coins = len(book.instruments)
     print(f"{margins.height} accounts; {held.height} hold {positions.height:,} positions in {coins} coins")
     print(f"as of {market.as_of:%Y-%m-%d %H:%M:%S} UTC, history to {result.manifest['scenarios']['last']}")
     print("USD million:", ", ".join(f"{name} {value:,.1f}" for name, value in million.items()))
-    print(f"equity is the venue's account value within {1e4 * off.max():.1f} bp of gross notional")
-    money = pl.col("gross", "initial_margin").sum().cast(USD)
-    show("Accounts by status", margins.group_by("status").agg(pl.len().alias("accounts"), money).sort("status"))
+    print(f"equity is the venue's account value within {off:.1f} bp of gross notional")
+    by_status = margins.group_by("status").agg(pl.len().alias("accounts"), pl.col("gross", "initial_margin").sum())
+    show("Accounts by status", by_status.cast({pl.Float64: USD}).sort("status"))
     spread = {f"{q:.0%}": [margins["percent"].quantile(q, "linear")] for q in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)}
     show("Initial margin in % of gross notional, quantiles over the accounts", pl.DataFrame(spread))
-    near = margins.sort("margin_ratio", nulls_last=True).head(10)
     money = pl.col("gross", "equity", "initial_margin", "call").cast(USD)
-    terms = ["percent", "margin_ratio", "to_liquidation"]
-    show("The ten closest to trouble", near.select("account_id", "positions", money, *terms))
+    near = margins.select("account_id", "positions", money, "percent", "margin_ratio", "to_liquidation")
+    show("The ten closest to trouble", near.sort("margin_ratio", nulls_last=True).head(10))
 
     largest = margins.sort("gross", nulls_last=True, descending=True).row(0, named=True)
     worth = positions.filter(account=largest["account_id"]).select("instrument_id", "position_value_usd")
@@ -175,17 +182,17 @@ def main(shared: Path, out: Path) -> None:
     owed = result.attribution().join(tables["instruments"], on="instrument_id").group_by(proxied)
     by_source = positions.group_by(proxied).agg(pl.col("coin").n_unique().alias("coins"), gross=GROSS)
     by_source = by_source.join(owed.agg(initial_margin=pl.col("total").sum()), on="proxied").sort("proxied")
-    percent = 100 * pl.col("initial_margin") / pl.col("gross")
-    by_source = by_source.with_columns(pl.col("gross", "initial_margin").cast(USD), percent=percent)
+    by_source = by_source.with_columns(pl.col("gross", "initial_margin").cast(USD), percent=PERCENT)
     show("Coins on their own history, and coins that follow a proxy", by_source)
+    unused = sorted({*tables["history"]["underlying"]} & {*result.manifest["scenarios"]["proxied"]})
+    print(f"{len(unused)} of the latter have closes, too old or too few to count: {', '.join(unused)}")
 
     # The same book at the same marks, seen by a filter that knows nothing of what happened after the history ended.
-    end = history["time"].max()
-    blind = mx.read_market(quotes=quotes, underlyings=underlyings, history=history, as_of=end)
-    unaware = mx.margin_book(book, blind, "expected_shortfall", seed=7).margins["initial_margin"].sum() / 1e6
+    blind = at_the_last_close(tables)
+    unaware = mx.margin_book(book, blind, "expected_shortfall", seed=7).margins.select("initial_margin").sum().item()
     print("\nWhat the time since the last close adds, as one return over its length")
     print(f"BTC, volatility of a day: {volatility(book, blind, 'BTC'):.2%}, {volatility(book, market, 'BTC'):.2%}")
-    print(f"initial margin, USD million: {unaware:,.1f}, {million['initial_margin']:,.1f}")
+    print(f"initial margin, USD million: {unaware / 1e6:,.1f}, {million['initial_margin']:,.1f}")
 
     result.write(out, attribution=True)
     (out / "tables").mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ from marginax_kernels.volatility import (
     initial_variance,
     long_run_volatility,
     overlapping_sums,
+    volatility,
 )
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "spot_pnl",
     "tail_weights",
     "value_at_risk",
+    "volatility",
 ]

@@ -27,10 +27,10 @@ def accumulate(
     Gradient: exact. Cost: one gathered row and one multiply-add per position.
     """
     accounts, width = rows.shape
-    step = max(1, min(ROWS_A_TRIP, width // 2))
+    if width < 2 or width & (width - 1):
+        raise ValueError(f"a tile of width {width} cannot be summed; pad it to a power of two, at least 2")
+    step = min(ROWS_A_TRIP, width // 2)
     trips = width // step
-    if trips < 2 or trips * step != width:
-        raise ValueError(f"a tile of width {width} cannot be summed: use a power of two, at least 2")
 
     def trip(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         row, quantity = part

@@ -51,6 +51,12 @@ def ewma_variance(
     return path, final
 
 
+def volatility(variance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Square root of a variance. Gradient: exact, and zero where the variance is zero (a factor without returns)."""
+    moves = variance > 0
+    return jnp.where(moves, jnp.sqrt(jnp.where(moves, variance, 1)), 0)
+
+
 def initial_variance(
     returns: Float[Array, "bars factors"], bars: Float[Array, "bars factors"], *, count: int
 ) -> Float[Array, " factors"]:
@@ -69,17 +75,17 @@ def long_run_volatility(
 ) -> Float[Array, " factors"]:
     """Root mean squared return per bar over the whole history; zero for a factor without returns.
 
-    Units: volatility per bar. Gradient: exact but at zero.
+    Units: volatility per bar. Gradient: exact.
     """
     known = ~jnp.isnan(returns)
     squared = jnp.where(known, jnp.where(known, returns, 0) ** 2 / bars, 0)
-    return jnp.sqrt(jnp.sum(squared, axis=0) / jnp.maximum(jnp.sum(known, axis=0), 1))
+    return volatility(jnp.sum(squared, axis=0) / jnp.maximum(jnp.sum(known, axis=0), 1))
 
 
 def filtered_residuals(
     returns: Float[Array, "bars factors"],
     bars: Float[Array, "bars factors"],
-    volatility: Float[Array, "bars factors"],
+    path: Float[Array, "bars factors"],
     long_run: Float[Array, " factors"],
     *,
     least_share: Float[ArrayLike, ""],
@@ -87,15 +93,18 @@ def filtered_residuals(
 ) -> tuple[Float[Array, "bars factors"], Int[Array, " factors"]]:
     """Returns over the volatility of their day, and how many of each factor's were capped.
 
-    The denominator is at least `least_share` of the long-run volatility and residuals are cut at +-`cap`: a pegged coin
+    The denominator is `path`, the volatility known before each bar, but at least `least_share` of the long-run volatility and residuals are cut at +-`cap`: a pegged coin
     that jumps once has a residual of 167 otherwise, and rescaling then shows a loss beyond 100 %. A return over n bars
     is divided by sqrt(n); a factor that never moved has residual zero; missing stays NaN.
 
     Gradient: exact where nothing is floored or capped. Source: Barone-Adesi, Giannopoulos and Vosper (1999).
     """
-    scale = jnp.maximum(volatility, least_share * long_run) * jnp.sqrt(bars)
-    raw = jnp.where(scale > 0, returns / jnp.where(scale > 0, scale, 1), returns * 0)
-    return jnp.clip(raw, -jnp.asarray(cap), cap), jnp.sum(jnp.abs(raw) > cap, axis=0)
+    known = ~jnp.isnan(returns)
+    scale = jnp.maximum(path, least_share * long_run) * jnp.sqrt(bars)
+    moves = jnp.where(known, returns, 0)
+    raw = jnp.where(scale > 0, moves / jnp.where(scale > 0, scale, 1), 0)
+    cut = jnp.clip(raw, -jnp.asarray(cap), cap)
+    return jnp.where(known, cut, jnp.nan), jnp.sum(jnp.abs(raw) > cap, axis=0)
 
 
 def overlapping_sums(shocks: Float[Array, "bars factors"], *, bars: int) -> Float[Array, "windows factors"]:

@@ -70,8 +70,9 @@ class Book:
 
     @cached_property
     def balance_rows(self) -> pl.DataFrame:
-        """Balances: account number, asset name, signed amount."""
-        return self.tables["balances"].rows.select(self._account_number(), "asset", "amount")
+        """Balances that are not zero: account number, asset name, signed amount. Nothing of an asset needs no price."""
+        held = self.tables["balances"].rows.filter(pl.col("amount") != 0)
+        return held.select(self._account_number(), "asset", "amount")
 
     def _account_number(self) -> pl.Expr:
         return number(pl.col("account_id"), self.accounts).alias("account")

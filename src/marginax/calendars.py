@@ -16,6 +16,8 @@ HABIT = 1 / 3
 # Calendars within this share of the slowest count as the slowest: 252 and 250 business days are one calendar.
 SAME = 0.02
 BUSINESS_DAYS = 5
+# A life shorter than four weeks has no habits yet: of five days seen, who knows which ones are kept.
+HABIT_DAYS = 28
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,25 @@ class Grid:
 
     def bars_between(self, first: np.ndarray, last: np.datetime64) -> np.ndarray:
         """How many bars of this calendar fit between times, rounded; shape of `first`."""
-        weeks = (last - first) / np.timedelta64(7, "D")
+        micros = (last - first).astype("timedelta64[us]").astype(float)
+        weeks = np.where(np.isnat(first), np.nan, micros / (7 * DAY_MICROS))
         return np.rint(weeks * self.bars_per_week)
 
 
 def joint_grid(bars: pl.DataFrame, leading: pl.Series | None = None) -> Grid:
     """The grid of price bars with columns time (UTC) and underlying. Empty bars give an empty daily grid.
 
-    Only underlyings in `leading` may slow it down (all, where none of them has bars): a coin listed last week, or one
+    Only underlyings in `leading` may slow it down (the longest, where there are none): a coin listed last week, or one
     that died years ago, has no calendar that others should keep.
     """
     if bars.is_empty():
         return Grid(np.array([], "datetime64[us]"), 1.0, 7.0)
     dated = bars.select("underlying", "time", day=pl.col("time").dt.date())
     led = dated if leading is None else dated.filter(pl.col("underlying").is_in(leading.implode()))
-    pace = _pace(dated if led.is_empty() else led)
+    if led.is_empty():
+        length = pl.len().over("underlying")
+        led = dated.filter(length == length.max())
+    pace = _pace(led)
     slow = pace.filter(pl.col("bars_per_week") <= pl.col("bars_per_week").min() * (1 + SAME))
     per_day, per_week = float(slow["bars_per_day"][0]), float(slow["bars_per_week"][0])
     slow_ones = pl.col("underlying").is_in(slow["underlying"].implode())
@@ -84,10 +90,14 @@ def _pace(dated: pl.DataFrame) -> pl.DataFrame:
         .group_by("underlying")
         .agg(pl.len().alias("habit"))
     )
-    rare = 7 * pl.col("count") / pl.col("days")  # weekly bars and slower keep no weekday
+    # Weekly bars and slower keep no weekday; one day of bars has no pace yet.
+    paced = (pl.col("count") - 1) / (pl.col("days") - 1)
+    rare = 7 * pl.when(pl.col("days") > 1).then(paced).otherwise(pl.col("bars_per_day"))
     busy = pl.col("habit") * pl.col("bars_per_day")
+    settled = pl.col("days") >= HABIT_DAYS
     return (
         life.join(habit, on="underlying", how="left")
+        .with_columns(habit=pl.when(settled).then("habit").otherwise(7))
         .with_columns(pl.when(pl.col("habit") > 1).then(busy).otherwise(rare).alias("bars_per_week"))
         .with_columns(
             pl.when(pl.col("bars_per_week") < 2)
@@ -108,7 +118,10 @@ def _outside(members: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 def _habitual_day(members: pl.DataFrame) -> pl.Expr:
     """Whether a bar lies on a weekday of the slow series."""
     days = members.select(pl.col("day").unique())
-    weeks = -(-_span(days["day"]) // 7)
+    span = _span(days["day"])
+    if span < HABIT_DAYS:
+        return pl.lit(True)
+    weeks = -(-span // 7)
     seen = days.group_by(pl.col("day").dt.weekday().alias("weekday")).len()
     habit = seen.filter(pl.col("len") >= HABIT * weeks)["weekday"]
     return pl.col("day").dt.weekday().is_in(habit.implode())

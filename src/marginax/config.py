@@ -23,12 +23,19 @@ from pydantic import (
 from marginax.problems import BadInput, Problem, suggestion
 
 DEFAULT_MODEL = "expected_shortfall"
+_STRESS = """\
+# [[scenarios.stress]]
+# name = "March 2020"
+# from = 2020-03-08
+# to = 2020-03-19
+# mass = 0.0  # probability of the window; the history keeps the rest"""
 
 
 class _Section(BaseModel):
     """A frozen table of the configuration; hashable, so that it can be a static field of a traced model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: text, `true` and 1.5 are no whole numbers; NaN and infinity no numbers at all.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     _digest: int | None = PrivateAttr(None)
 
@@ -44,8 +51,12 @@ class _Section(BaseModel):
 class Run(_Section):
     """What holds for the whole run."""
 
-    currency: str = Field("USD", description="account currency: index prices are in it and its own price is 1")
-    as_of: datetime | None = Field(None, description="UTC time of the margin; default: the latest quote time")
+    currency: str = Field(
+        "USD", min_length=1, description="account currency: index prices are in it and its own price is 1"
+    )
+    as_of: datetime | None = Field(
+        None, strict=False, description="UTC time of the margin; default: the latest quote time"
+    )
     seed: int = Field(7, ge=0, description="seed of every random draw")
 
     @field_validator("as_of", mode="before")
@@ -53,6 +64,8 @@ class Run(_Section):
     def _day_or_time(cls, value: Any) -> Any:
         if isinstance(value, date) and not isinstance(value, datetime):
             return datetime(value.year, value.month, value.day)
+        if isinstance(value, (bool, int, float)):
+            raise ValueError("give a date, or a time such as 2026-01-31T00:00:00Z")
         return value
 
     @field_validator("as_of")
@@ -74,11 +87,9 @@ class Risk(_Section):
 class StressWindow(_Section):
     """A named stretch of history, used unscaled."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    name: str
-    first: date = Field(alias="from")
-    last: date = Field(alias="to")
+    name: str = Field(min_length=1)
+    first: date = Field(alias="from", strict=False)
+    last: date = Field(alias="to", strict=False)
     mass: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -114,7 +125,7 @@ class Scenarios(_Section):
         60.0, gt=0, description="days after which a history counts as none and the proxy takes over"
     )
     stress: tuple[StressWindow, ...] = Field(
-        (), description="named windows {name, from, to, mass}; mass 0 enters worst cases only"
+        (), strict=False, description="named windows {name, from, to, mass}; mass 0 enters worst cases only"
     )
 
     @model_validator(mode="after")
@@ -133,7 +144,7 @@ class Proxy(_Section):
     default: str = Field("BTC", description="underlying that stands in when `underlyings.proxy` names none")
     beta: float = Field(1.5, description="relative move per relative move of the proxy")
     residual: float = Field(1.33, ge=0, description="volatility of the own residual over that of beta x proxy")
-    safety_factor: float = Field(1.5, ge=1, description="multiplies every proxied move")
+    safety_factor: float = Field(1.5, ge=1, description="multiplies the own residual of a factor without history")
     betas: dict[str, float] = Field(
         {"USDT": 0.05, "USDC": 0.05, "DAI": 0.05}, description="beta by underlying, before the one above"
     )
@@ -193,18 +204,23 @@ def load_config(source: str | Path | None = None) -> Config:
     """
     if source is None:
         return Config()
-    path = Path(source)
-    if path.suffix == ".toml" or path.exists():
+    path, name = Path(source), str(source)
+    if path.suffix == ".toml" or path.is_file():
         try:
-            text, name = path.read_text(encoding="utf-8"), str(source)
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            what, remedy = "there is no such file", f"Name a TOML file, or a preset ({', '.join(preset_names())})"
+            raise BadInput([Problem(name, None, None, what, remedy)]) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInput([_problem(str(source), None, f"cannot be read ({error})", "Name a TOML file")]) from None
+            raise BadInput(
+                [Problem(name, None, None, f"cannot be read ({error})", "Name a TOML file in UTF-8")]
+            ) from None
     else:
-        text, name = _preset(str(source)), str(source)
+        text = _preset(name)
     try:
         return parse_config(tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as error:
-        raise BadInput([_problem(name, None, f"is not TOML ({error})", "Mend the line")]) from None
+        raise BadInput([Problem(name, None, None, f"is not TOML ({error})", "Mend the line")]) from None
 
 
 def parse_config(values: Mapping[str, Any], name: str) -> Config:
@@ -223,8 +239,10 @@ def preset_names() -> list[str]:
 
 def template() -> str:
     """Every key with its default, commented with its sentence and unit: valid TOML that changes nothing."""
-    lines = ["# The configuration of marginax. Every key may be left out; what is shown is its default.", ""]
-    lines += [f'model = "{DEFAULT_MODEL}"  # the margin model: a preset, or one that an installed package brings']
+    lines = [
+        "# The configuration of marginax. Every key may be left out; what is shown is its default.\n",
+        f'model = "{DEFAULT_MODEL}"  # the margin model: a preset, or one that an installed package brings',
+    ]
     for name, section in _sections():
         lines += ["", f"# {section.__doc__}", f"[{name}]"]
         for key, field in section.model_fields.items():
@@ -232,13 +250,7 @@ def template() -> str:
             shown = f"{key} = {_toml(value)}" if value is not None else f"# {key} = 2026-01-31T00:00:00Z"
             lines.append(f"{shown}  # {field.description}")
         if name == "scenarios":
-            lines += [
-                "# [[scenarios.stress]]",
-                '# name = "March 2020"',
-                "# from = 2020-03-08",
-                "# to = 2020-03-19",
-            ]
-            lines += ["# mass = 0.0  # probability of the window; the history keeps the rest"]
+            lines += _STRESS.splitlines()
     # An array of tables cannot follow an inline array of the same name.
     return "\n".join(line for line in lines if not line.startswith("stress =")) + "\n"
 
@@ -261,25 +273,23 @@ def _toml(value: Any) -> str:
 
 def _preset(name: str) -> str:
     if name not in preset_names():
-        what = f"there is no preset `{name}`"
-        raise BadInput([_problem(name, None, what, suggestion(name, preset_names()).capitalize())])
+        remedy = f"Name a preset, or a TOML file; {suggestion(name, preset_names())}"
+        raise BadInput([Problem(name, None, None, f"there is no preset `{name}`", remedy)])
     return (resources.files("marginax.models") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-
-
-def _problem(file: str, key: str | None, what: str, remedy: str) -> Problem:
-    return Problem(file=file, column=key, row=None, what=what, remedy=remedy)
 
 
 def _explain(name: str, detail: dict[str, Any]) -> Problem:
     where = [str(part) for part in detail["loc"]]
-    key = ".".join(where) or None
+    key, given = ".".join(where) or None, detail.get("input")
     if detail["type"] == "extra_forbidden":
-        known = _keys_at(where[:-1])
-        remedy = f"Remove it; {suggestion(where[-1], known)}"
-        return _problem(name, key, "is not a key of the configuration", remedy)
-    given = detail.get("input")
-    said = str(detail["msg"]).removeprefix("Value error, ")
-    return _problem(name, key, f"{given!r} was given" if key else "does not fit", said[:1].upper() + said[1:])
+        homes = [section for section, fields in _sections() if where[0] in fields.model_fields] if not where[1:] else []
+        hint = f"write it under [{homes[0]}]" if homes else suggestion(where[-1], _keys_at(where[:-1]))
+        return Problem(name, key, None, "is not a key of the configuration", f"Remove it; {hint}")
+    if detail["type"] == "missing":
+        return Problem(name, key, None, "is missing", "Add it")
+    said = str(detail["msg"]).removeprefix("Value error, ").replace("valid tuple", "valid array")
+    what = "does not fit" if isinstance(given, (dict, list)) else f"{_toml(given)} was given"
+    return Problem(name, key, None, what, said[:1].upper() + said[1:])
 
 
 def _keys_at(where: list[str]) -> list[str]:

@@ -94,7 +94,7 @@ def factor_history(
     index = table["index_price"].to_numpy()
     levels = _levels(prices, names, index)
     paths = np.full((len(grid.times), len(names)), np.nan)
-    last_bar = np.full(len(names), np.datetime64("NaT"), "datetime64[us]")
+    last_bar = np.full(len(names), np.datetime64("NaT", "us"), "datetime64[us]")
     series = _series(prices)
     for k, name in enumerate(names):
         if name in series:
@@ -110,7 +110,7 @@ def factor_history(
     walk = np.concatenate([walk, basis_walk], axis=1)
     returns, bars = _returns(walk)
     count = np.sum(~np.isnan(returns), axis=0)
-    fresh = np.concatenate([last_bar, _last_known(grid, basis_walk)]) >= oldest
+    fresh = np.concatenate([last_bar, _stamp(grid, _last_known(basis_walk))]) >= oldest
     own = (count >= scenarios.least_bars) & fresh
     frozen = own & ~np.any(np.nan_to_num(returns) != 0, axis=0)
     small = scenarios.minimum_volatility / np.sqrt(grid.bars_per_day)
@@ -135,7 +135,7 @@ def factor_history(
         proxy=np.concatenate([followed, np.full(others, NO_PROXY)]),
         beta=np.concatenate([beta, np.full(others, np.nan)]),
         noise=noise,
-        last_bar=np.concatenate([last_bar, np.full(others, np.datetime64("NaT"))]),
+        last_bar=np.concatenate([last_bar, np.full(others, np.datetime64("NaT", "us"))]),
     )
 
 
@@ -146,11 +146,14 @@ def _leading(prices: pl.DataFrame, least_bars: int, oldest: np.datetime64) -> pl
     return lives.filter((pl.col("bars") > least_bars) & alive)["underlying"]
 
 
-def _last_known(grid: Grid, walk: np.ndarray) -> np.ndarray:
-    """The bar at which each factor last had a value; NaT for one that never had."""
+def _last_known(walk: np.ndarray) -> np.ndarray:
+    """The row at which each factor last had a value; -1 for one that never had."""
     known = ~np.isnan(walk)
-    last = len(walk) - 1 - np.argmax(known[::-1], axis=0)
-    return np.where(known.any(axis=0), grid.times[last], np.datetime64("NaT"))
+    return np.where(known.any(axis=0), len(walk) - 1 - np.argmax(known[::-1], axis=0), -1)
+
+
+def _stamp(grid: Grid, rows: np.ndarray) -> np.ndarray:
+    return np.where(rows >= 0, grid.times[rows], np.datetime64("NaT"))
 
 
 def _gap(grid: Grid, walk: np.ndarray, now: np.ndarray, as_of: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
@@ -158,9 +161,9 @@ def _gap(grid: Grid, walk: np.ndarray, now: np.ndarray, as_of: np.datetime64) ->
 
     The bar is the grid's: what a coin did on the weekend after Friday's bar of an equity is not in the grid yet.
     """
-    last = _last_known(grid, walk)
-    then = np.take_along_axis(walk, np.maximum(np.searchsorted(grid.times, last), 0)[None], axis=0)[0]
-    bars = np.maximum(np.nan_to_num(grid.bars_between(last, as_of), nan=0.0), 1)
+    last = _last_known(walk)
+    then = walk[last, np.arange(walk.shape[1])]
+    bars = np.maximum(np.nan_to_num(grid.bars_between(_stamp(grid, last), as_of), nan=0.0), 1)
     return np.where((bars > 1) | (now != then), now - then, np.nan), bars
 
 

@@ -38,7 +38,7 @@ class Status(IntEnum):
 _MEANINGS = {
     Status.OK: "Everything the margin needs was there and recent.",
     Status.STALE: "A price or a history is older than the configuration allows; its gap entered the volatility.",
-    Status.PROXIED: "A factor without enough history of its own moves with its proxy, times a safety factor.",
+    Status.PROXIED: "A factor without enough history of its own moves with its proxy, and a residual on top.",
     Status.MISSING_HISTORY: "A factor has neither history nor a proxy that has one; there is no margin.",
     Status.MISSING_PRICE: "A position or balance has no price; there is no margin.",
     Status.INCOMPLETE: "Rows of this account were quarantined at the door; there is no margin.",

@@ -69,7 +69,7 @@ def account_statuses(
                          schema={"account": pl.Int64, "status": pl.Int64, "name": pl.String})
         )  # fmt: skip
     labels = pl.DataFrame({"status": [int(s) for s in Status], "label": [s.label for s in Status]})
-    more = pl.col("name").len() - NAMED
+    more = pl.col("name").len().cast(pl.Int64) - NAMED  # counts are unsigned
     names = pl.col("name").head(NAMED).str.join(", ") + pl.when(more > 0).then(
         pl.format(" and {} more", more)
     ).otherwise(pl.lit(""))

@@ -158,8 +158,9 @@ def test_a_perfectly_hedged_book_has_no_pnl_beyond_one_rounding(
     quantities = np.repeat(rng.normal(0, 300, (64, 2)), 2, axis=1).astype(precision)
     quantities[:, 1::2] *= -1
     got = np.abs(np.asarray(together(twins, rows, quantities), float))
-    # A product may be rounded before one side is added and not before the other (fused multiply-add): half an eps of the
-    # running sum for each of the four. Products in TF32 or bfloat16 would be off by a thousand times as much.
+    # A product may be rounded before one side is added and not before the other (fused multiply-add): half an eps
+    # of the running sum for each of the four. Products in TF32 or bfloat16 would be off by a thousand times as
+    # much.
     running = by_hand(np.abs(twins), rows, np.abs(quantities))
     assert (got <= 2 * np.finfo(precision).eps * running).all()
 

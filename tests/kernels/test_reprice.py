@@ -1,7 +1,7 @@
 """Unit P&L of spot, linear and inverse contracts: the value in the scenario less the value now, to the last digit.
 
-Shocks reach from a ten-thousandth of a percent to a fall of nine tenths, where differences of values cancel in float32 and
-the kernels may not: their twins are computed in float64, from the same float32 numbers.
+Shocks reach from a ten-thousandth of a percent to a fall of nine tenths, where differences of values cancel in
+float32 and the kernels may not: their twins are computed in float64, from the same float32 numbers.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,17 @@ linear = jax.jit(linear_pnl)
 inverse = jax.jit(inverse_pnl)
 
 
+# What the compiler's own functions may lose, in units of the last place: measured at up to 3 for expm1 in both
+# precisions and for log1p in float32, and at up to 120 for log1p in float64 on CPU (jax 0.10, arguments near
+# -0.41).
+LOG1P_ULPS = {"float32": 4, "float64": 128}
+
+
 def numbers(low: float, high: float) -> st.SearchStrategy[np.ndarray]:
-    """Float32 numbers in a range, none of them subnormal."""
+    """Float32 numbers in a range; what is below a millionth is zero, so that no product is subnormal."""
     low, high = float(np.float32(low)), float(np.float32(high))
-    return arrays(np.float64, COUNT, elements=st.floats(low, high, width=32, allow_subnormal=False))
+    drawn = arrays(np.float64, COUNT, elements=st.floats(low, high, width=32, allow_subnormal=False))
+    return drawn.map(lambda row: np.where(np.abs(row) < 1e-6, 0.0, row))
 
 
 def prices() -> st.SearchStrategy[np.ndarray]:
@@ -45,23 +52,23 @@ def cast(precision: np.dtype, *cells: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def close(got: jax.Array, wanted: np.ndarray, precision: np.dtype, size: np.ndarray, roundings: int) -> None:
-    """Equal up to so many roundings of numbers as large as `size`, plus the smallest normal number."""
-    info = np.finfo(precision)
+    """Equal up to so many roundings of numbers as large as `size`."""
     error = np.abs(np.asarray(got, float) - wanted)
-    assert (error <= roundings * float(info.eps) * np.abs(size) + float(info.tiny)).all(), error.max()
+    allowed = roundings * float(np.finfo(precision).eps) * np.abs(size)
+    assert (error <= allowed).all(), f"off by {error.max()}, by {(error - allowed).max()} too much"
 
 
 @given(mark=prices(), shock=numbers(-2.5, 1.6), basis=numbers(-0.5, 0.5))
 def test_a_log_shock_and_a_basis_multiply_the_mark(
     precision: np.dtype, mark: np.ndarray, shock: np.ndarray, basis: np.ndarray
 ) -> None:
-    shock, basis = np.where(np.abs(shock) < 1e-6, 0, shock), np.where(np.abs(basis) < 1e-6, 0, basis)
     got = changes(*cast(precision, mark, shock, basis), absolute=False, basis_level=precision.type(1))
     wanted = mark * np.expm1(shock + np.log1p(basis))
-    # The exponent is a sum of two numbers that may cancel, so its error is that of the larger of them; it is carried
-    # through the exponential. Four roundings in all, and two units in the last place for each of expm1 and log1p.
+    # The exponent is a sum of two numbers that may cancel, so its error is that of the larger of them; it is
+    # carried through the exponential. Two roundings there, one of the product, and what expm1 and log1p lose
+    # themselves.
     size = mark * np.maximum(np.exp(shock) * (1 + basis), 1) * (np.abs(shock) + np.abs(np.log1p(basis)))
-    close(got, wanted, precision, size, 8)
+    close(got, wanted, precision, size, 3 + 4 + LOG1P_ULPS[precision.name])
 
 
 @given(mark=numbers(-200, 200), shock=numbers(-300, 300), basis=numbers(-0.5, 0.5), level=numbers(1, 200))
@@ -97,7 +104,8 @@ def test_spot_gains_its_whole_value_in_the_scenario_less_its_value_now(
     mark, change, size, settle, settle_change = (each.astype(float) for each in cells)
     wanted = size * ((mark + change) * (settle + settle_change) - mark * settle)
     gross = size * (np.abs(change) * (settle + np.abs(settle_change)) + mark * np.abs(settle_change))
-    # The twin cancels too, in float64: mark x settle is at most 2^52 of what it leaves, or the answer is zero for both.
+    # The twin cancels too, in float64: mark x settle is at most 2^52 of what it leaves, or the answer is zero for
+    # both.
     own = 4 * np.finfo(float).eps * size * mark * settle
     close(spot(*cells), wanted, precision, gross + own / float(np.finfo(precision).eps), 5)
 
@@ -129,8 +137,8 @@ def test_an_inverse_future_pays_coins_at_the_coin_s_price_of_the_scenario(
     cells = cast(precision, mark, mark * move, size, settle, settle * settle_move)
     mark, change, size, settle, settle_change = (each.astype(float) for each in cells)
     wanted = size * (1 / mark - 1 / (mark + change)) * (settle + settle_change)
-    # After a fall of nine tenths mark + change is a tenth of the mark: its rounding counts ten times, and so does that of
-    # the coin's price. The twin's own difference of inverses is rounded in float64.
+    # After a fall of nine tenths mark + change is a tenth of the mark: its rounding counts ten times, and so does
+    # that of the coin's price. The twin's own difference of inverses is rounded in float64.
     gross = size * np.abs(change) / (mark * (mark + change)) * (settle + np.abs(settle_change))
     own = 4 * np.finfo(float).eps * size * (1 / mark + 1 / (mark + change)) * (settle + settle_change)
     close(inverse(*cells), wanted, precision, 10 * gross + own / float(np.finfo(precision).eps), 8)

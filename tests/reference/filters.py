@@ -1,6 +1,7 @@
 """What is done to a history before it becomes scenarios: volatility filters, residuals, and bars filled from a proxy.
 
-Conventions: loops over bars and factors; `returns[t, k]` ends at bar t and spans `bars[t, k]` bars; NaN is no price.
+Conventions: loops over bars and factors; `returns[t, k]` ends at bar t and spans `bars[t, k]` bars; NaN is no
+price.
 """
 
 from collections.abc import Sequence
@@ -105,8 +106,7 @@ def fill(
                 rest = mine[borrowed] - slope * theirs[borrowed]
                 column[t] = mine[t] if known[t] else slope * theirs[t] + rest
             else:
-                noise = residual * abs(slope) * theirs[borrowed]
-                column[t] = safety_factor * (slope * theirs[t] + noise)
+                column[t] = slope * theirs[t] + safety_factor * residual * abs(slope) * theirs[borrowed]
         return column
 
     return np.column_stack([of(k) for k in range(factors)]) * np.asarray(level, float)

@@ -1,9 +1,9 @@
 """The margin of a book as a specification: one account at a time, one position at a time, every scenario in full.
 
-Conventions: `tables` are frames as a user writes them (instruments, quotes, underlyings, positions, balances); index
-prices are in account currency, marks in quote currency. A contract's P&L in a scenario is its value there less its
-value now; collateral is revalued in the same scenario, after unrealised P&L has been booked to it. Scenarios run along
-arrays. A factor that the scenarios do not name stays still; a basis never falls below -99 %.
+Conventions: `tables` are frames as a user writes them (instruments, quotes, underlyings, positions, balances);
+index prices are in account currency, marks in quote currency. A contract's P&L in a scenario is its value there
+less its value now; collateral is revalued in the same scenario, after unrealised P&L has been booked to it.
+Scenarios run along arrays. A factor that the scenarios do not name stays still; a basis never falls below -99 %.
 """
 
 from collections.abc import Mapping
@@ -122,7 +122,8 @@ def account_margin(
     currency: str,
 ) -> AccountMargin:
     """One account, step by step."""
-    # 1. What it holds: contracts netted by instrument, money by asset, unrealised P&L booked to its settlement asset.
+    # 1. What it holds: contracts netted by instrument, money by asset, unrealised P&L booked to its settlement
+    # asset.
     money: dict[str, float] = {}
     contracts: dict[str, float] = {}
     for row in balances:

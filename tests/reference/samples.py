@@ -1,8 +1,9 @@
-"""What the property tests draw: losses and weights of one fixed shape, so that every kernel compiles once per precision.
+"""What the property tests draw: losses and weights of one fixed shape, so that a kernel compiles once per precision.
 
-Losses are float32 numbers, so that both precisions see the same ones. Weights are whole numbers over their sum, at most
-360: a cumulated weight that differs from a tail of 1/100, 1/20, 1/4 or 1 differs from it by at least 1/360 of it, far
-beyond the slack of 1e-5 and every rounding, so that exact arithmetic alone decides which scenario stands on the edge.
+Losses are float32 numbers, so that both precisions see the same ones. Weights are whole numbers over their sum, at
+most 360: a cumulated weight that differs from a tail of 1/100, 1/10 or 1 differs from it by at least 1/360 of
+it, far beyond the slack of 1e-5 and every rounding, so that exact arithmetic alone decides which scenario stands on
+the edge.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 SCENARIOS = 40
-TAILS = (0.01, 0.05, 0.25, 1.0)
+TAILS = (0.01, 0.1, 1.0)
 
 
 def losses() -> st.SearchStrategy[np.ndarray]:
@@ -44,7 +45,7 @@ def tails() -> st.SearchStrategy[float]:
 def rounding(dtype: np.dtype, terms: int, size: float) -> float:
     """What a sum of `terms` products, each of them and their sum at most `size`, may lose to rounding.
 
-    A term is rounded when its factors are cast, when they are multiplied, and once in each addition it takes part in: at
-    most terms + 8 relative roundings of `eps`, which is itself twice the largest rounding.
+    A term is rounded when its factors are cast, when they are multiplied, and once in each addition it takes part
+    in: at most terms + 8 relative roundings of `eps`, which is itself twice the largest rounding.
     """
     return (terms + 8) * float(np.finfo(dtype).eps) * size

@@ -1,8 +1,8 @@
 """The weighted tail by sorting: one row of losses, walked from the worst scenario down.
 
-Conventions: losses are positive when money is lost; weights sum to one; `tail` is the small probability. Value at risk
-is the first loss at which the cumulated weight reaches `tail`, with a relative slack of 1e-5; the scenario on that edge
-counts in expected shortfall with whatever of `tail` is left for it.
+Conventions: losses are positive when money is lost; weights sum to one; `tail` is the small probability. Value at
+risk is the first loss at which the cumulated weight reaches `tail`, with a relative slack of 1e-5; the scenario on
+that edge counts in expected shortfall with whatever of `tail` is left for it.
 """
 
 import numpy as np
@@ -66,9 +66,7 @@ def expected_shortfall_error(losses: ArrayLike, weights: ArrayLike, *, tail: flo
 
 def exceedance_probability(losses: ArrayLike, weights: ArrayLike, amount: float) -> float:
     """Weight of the scenarios whose loss is strictly greater than `amount`."""
-    return sum(
-        float(weight) for loss, weight in zip(np.ravel(losses), np.ravel(weights), strict=True) if loss > amount
-    )
+    return sum(float(weight) for loss, weight in zip(np.ravel(losses), np.ravel(weights), strict=True) if loss > amount)
 
 
 def first_worst(losses: ArrayLike) -> int:

@@ -79,7 +79,7 @@ def margin_book(
         done += len(part.accounts)
         if progress is not None:
             progress(done, len(able))
-    statuses = statuses.with_numerical(~figures.finite)
+    statuses = statuses.with_numerical(~(figures.finite & np.isfinite(exposures.equity)))
     clock["margined"] = perf_counter()
     return Result.assemble(
         matched=matched,

@@ -61,7 +61,7 @@ class Figures:
             requirement += part * float(ratio)
         self.maintenance[accounts] = requirement
         for name, numbers in self.numbers.items():
-            numbers[accounts] = getattr(margin, name)[:rows]
+            numbers[accounts] = getattr(margin, name)[:rows] + 0.0  # no negative zero
         self.worst[accounts] = margin.worst_scenario[:rows]
         self.computed[accounts] = True
         for block in totals.uncovered:
@@ -127,7 +127,7 @@ class Result:
             },
             "accounts": {"total": len(matched.book), "by_status": statuses.counts()},
             "totals": {
-                name: float(margins[name].fill_null(0).sum())
+                name: _finite(margins[name].fill_null(0).sum())
                 for name in ("equity", "initial_margin", "maintenance_margin", "call")
             },
             "uncovered_loss": _uncovered(figures, scenarios),
@@ -242,7 +242,8 @@ def _margins(
         # What float32 left below zero belongs to the floor, so that parts and requirement are one sum.
         parts["floor"] = parts["floor"] + (initial - total)
     maintenance = np.clip(np.where(able, figures.maintenance, np.nan), 0, initial)
-    equity = np.where(matched.unpriced | matched.incomplete, np.nan, exposures.equity)
+    known = ~(matched.unpriced | matched.incomplete) & np.isfinite(exposures.equity)
+    equity = np.where(known, exposures.equity, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(maintenance > 0, equity / maintenance, np.nan)
     call = np.where(equity < maintenance, initial - equity, zero)
@@ -278,13 +279,18 @@ def _margins(
     return frame.with_columns(pl.col(pl.Float64).fill_nan(None), blank)
 
 
+def _finite(total: float) -> float | None:
+    """A sum for the manifest; None where it is beyond float64, which JSON cannot say."""
+    return float(total) if np.isfinite(total) else None
+
+
 def _uncovered(figures: Figures, scenarios: ScenarioSet) -> dict[str, Any]:
     """What the venue would be left with if every account lost its equity first: the mean, and the worst scenario."""
     if not len(scenarios):
         return {}
     worst = int(np.argmax(figures.uncovered))
     return {
-        "mean": float(figures.uncovered @ scenarios.weights),
-        "worst": float(figures.uncovered[worst]),
+        "mean": _finite(figures.uncovered @ scenarios.weights),
+        "worst": _finite(figures.uncovered[worst]),
         "worst_scenario": scenarios.labels[worst],
     }

@@ -39,7 +39,8 @@ class TilePass:
     def _run(self, accounts: np.ndarray, call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
         def work(stream: int, part: Cut) -> Any:
             with self._precision():
-                tile = build(self._exposures, part, self._dtype)
+                with np.errstate(over="ignore"):
+                    tile = build(self._exposures, part, self._dtype)
                 answer = call(*self._placed[stream], jax.device_put(tile, self._devices[stream]))
                 return jax.tree.map(np.asarray, answer)
 
@@ -51,7 +52,10 @@ class TilePass:
 
     def _narrow(self, leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
-        return array.astype(self._dtype) if np.issubdtype(array.dtype, np.floating) else array
+        if not np.issubdtype(array.dtype, np.floating):
+            return array
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and its holders `numerical`
+            return array.astype(self._dtype)
 
 
 @jax.jit

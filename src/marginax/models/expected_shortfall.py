@@ -82,9 +82,9 @@ class ExpectedShortfall(MarginModel):
     def draw(self, seed: int, history: FactorHistory) -> ShortfallDraws:
         """What the scenario source draws; raises BadInput when the tail holds less than one scenario."""
         draws = self.source.draw(seed, history)
-        independent = isinstance(self.source, GivenScenarios)
+        given = isinstance(self.source, GivenScenarios)
         count = len(self.source.labels(history))
-        if not independent and count * self.tail < 1 - 1e-9:
+        if not given and count * self.tail < 1 - 1e-9:
             what = (
                 f"`tail={self.tail:g}` of {count} scenarios is {count * self.tail:.2g} of a scenario, so the answer "
                 "would be the worst loss whatever `tail` says"
@@ -180,7 +180,7 @@ class ExpectedShortfall(MarginModel):
 
     @property
     def _independent(self) -> bool:
-        return isinstance(self.source, GivenScenarios) and self.source.scenarios.independent
+        return isinstance(self.source, GivenScenarios) and self.source.independent
 
 
 def build(config: Config) -> ExpectedShortfall:

@@ -19,10 +19,33 @@ class GivenDraws(eqx.Module):
     weights: Float[Any, " scenarios"]
 
 
+class OnHost:
+    """What a traced model carries along without looking at it: equal to any other, so that nothing compiles anew."""
+
+    def __init__(self, value: ScenarioSet) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OnHost)
+
+    def __hash__(self) -> int:
+        return hash(OnHost)
+
+
 class GivenScenarios(eqx.Module):
     """Scenarios as they are: nothing is filtered, filled or summed."""
 
-    scenarios: ScenarioSet = eqx.field(static=True)
+    held: OnHost = eqx.field(static=True)
+    independent: bool = eqx.field(static=True)
+
+    def __init__(self, scenarios: ScenarioSet) -> None:
+        self.held = OnHost(scenarios)
+        self.independent = scenarios.independent
+
+    @property
+    def scenarios(self) -> ScenarioSet:
+        """The set; only on the host."""
+        return self.held.value
 
     def draw(self, seed: int, history: FactorHistory) -> GivenDraws:
         """The shocks in the order of the history's factors; a basis the set does not name stays still.

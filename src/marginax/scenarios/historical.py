@@ -24,6 +24,7 @@ from marginax_kernels import (
     initial_variance,
     long_run_volatility,
     overlapping_sums,
+    volatility,
 )
 
 # Returns that seed the filter: about one half-life of the default.
@@ -207,7 +208,7 @@ class HistoricalScenarios(eqx.Module):
         return filtered_residuals(
             observed.factors.returns,
             observed.factors.bars,
-            jnp.sqrt(observed.variance),
+            volatility(observed.variance),
             observed.long_run,
             least_share=self.denominator_floor,
             cap=self.residual_cap,
@@ -215,7 +216,10 @@ class HistoricalScenarios(eqx.Module):
 
     def _filtered(self, observed: Observed) -> Float[Array, "bars factors"]:
         residuals, _ = self._residuals(observed)
-        return residuals * jnp.maximum(jnp.sqrt(observed.today), self.volatility_floor * observed.long_run)
+        known = ~jnp.isnan(residuals)
+        today = jnp.maximum(volatility(observed.today), self.volatility_floor * observed.long_run)
+        # Multiplied only where it is known: a gradient through NaN is NaN, even where its weight is zero.
+        return jnp.where(known, jnp.where(known, residuals, 0) * today, jnp.nan)
 
     def _filled(self, shocks: Array, factors: FactorArrays, draws: Draws) -> Float[Array, "bars factors"]:
         noisy = ~jnp.isnan(factors.noise)

@@ -1,7 +1,8 @@
 """What a factor does on a bar it has no price for: it follows its proxy, with a residual of its own.
 
-With history of its own elsewhere: beta x proxy + a residual drawn from its own. Without: the same from stated sizes,
-times a safety factor. A factor without a proxy draws from its own past. Two proxied coins never move as one.
+With history of its own elsewhere: beta x proxy + a residual drawn from its own. Without: the same from stated sizes, the
+residual times a safety factor. (On beta it would let a hedge with the proxy owe less for what is not known.) A factor
+without a proxy draws from its own past. Two proxied coins never move as one.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def fill(
             slope = jnp.where(jnp.isnan(given), usual, given)
             rest = jnp.take_along_axis(mine - slope * theirs, pick, axis=0)
             borrowed = residual * jnp.abs(slope) * jnp.take_along_axis(theirs, pick, axis=0)
-            stand_in = safety_factor * (slope * theirs + borrowed)
+            stand_in = slope * theirs + safety_factor * borrowed
             filled = jnp.where(own[columns], jnp.where(here, mine, slope * theirs + rest), stand_in)
         moves = moves.at[:, columns].set(filled)
     return moves * level

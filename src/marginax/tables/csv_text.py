@@ -5,6 +5,7 @@ lines are no rows. An empty cell is null, quoted or not.
 """
 
 import csv
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -21,6 +22,7 @@ SHOWN = 100
 
 def read_csv(path: Path, table: str) -> tuple[pl.DataFrame, bool]:
     """The file's cells as text, and whether row n stands on line n + 1. Raises BadInput, or an error of Arrow's."""
+    lines, quotes = _marks(path, table)
     names, has_rows = _header(path, table)
     if not has_rows:
         return pl.DataFrame(schema=dict.fromkeys(names, pl.String)), True
@@ -37,7 +39,6 @@ def read_csv(path: Path, table: str) -> tuple[pl.DataFrame, bool]:
             column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
         ),
     )
-    lines, quotes = _marks(path)
     if ragged or quotes % 2:
         raise_ragged(path, table, len(names))
     frame = pl.DataFrame(cells)
@@ -97,19 +98,24 @@ def _records(path: Path, table: str) -> Iterator[tuple[int, list[str]]]:
             raise BadInput([_problem(path, table, what, remedy)]) from None
 
 
-def _marks(path: Path) -> tuple[int, int]:
-    """Lines (blank ones at the end left out) and double quotes in the file."""
+def _marks(path: Path, table: str) -> tuple[int, int]:
+    """Lines (blank ones at the end left out) and double quotes in the file, which must be UTF-8 to its end."""
     lines = quotes = blank = 0
-    last = b""
+    last = False
+    decoder = getincrementaldecoder("utf-8")()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             full = block.rstrip(b"\r\n")
-            ends = block.count(b"\n", len(full))
+            try:
+                decoder.decode(block, final=len(block) < BLOCK)
+            except UnicodeDecodeError as error:
+                line = lines + blank + block.count(b"\n", 0, error.start) + 1
+                raise BadInput([_problem(path, table, f"line {line} is not UTF-8", "Save it as UTF-8")]) from None
             lines += full.count(b"\n") + (blank if full else 0)
-            blank = ends if full else blank + ends
+            blank = block.count(b"\n", len(full)) + (0 if full else blank)
             quotes += block.count(b'"')
-            last = full or last
-    return lines + bool(last), quotes
+            last = last or bool(full)
+    return lines + last, quotes
 
 
 def _problem(

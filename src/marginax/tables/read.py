@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from pyarrow.parquet import ParquetFile
 
 from marginax.problems import BadInput, Problem
 from marginax.tables.csv_text import BLOCK, read_csv
@@ -23,8 +24,8 @@ Source = Any
 
 _IPC = (".arrow", ".feather", ".ipc")
 _KINDS = "a path to a Parquet, CSV or Arrow IPC file, a polars frame or an Arrow table"
-# What polars and Arrow raise for a broken file; a panic of polars is no Exception.
-_BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
+# What Arrow raises for a broken file, and polars for a frame that it has no types for; its panics are no Exceptions.
+_BROKEN = (pa.ArrowException, OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,8 @@ def read_parts(source: Source, table: str) -> list[Part]:
 
 
 def _read(source: Source, table: str, name: str) -> Part:
-    if isinstance(source, pl.LazyFrame | pl.DataFrame) or hasattr(source, "__arrow_c_stream__"):
+    if isinstance(source, pl.LazyFrame | pl.DataFrame | pa.RecordBatch) or hasattr(source, "__arrow_c_stream__"):
         return Part(_frame(source, table, name), name)
-    if isinstance(source, pa.RecordBatch):
-        return Part(_frame(pa.Table.from_batches([source]), table, name), name)
     if not isinstance(source, str | os.PathLike):
         what = f"the type {type(source).__name__} was given"
         raise BadInput([_unreadable(name, what, f"Give {_KINDS}", table)])
@@ -87,31 +86,54 @@ def _read(source: Source, table: str, name: str) -> Part:
             frame, line_per_row = read_csv(path, table)
             return Part(frame, str(source), path, is_text=True, line_per_row=line_per_row)
         if suffix in (".parquet", ".pq"):
-            return Part(pl.read_parquet(path, hive_partitioning=False, glob=False), str(source), path)
+            with ParquetFile(path) as file:
+                return Part(_whole(file.read()), str(source), path)
         if suffix in _IPC:
-            return Part(_read_ipc(path), str(source), path)
+            return Part(_whole(_read_ipc(path)), str(source), path)
     except _BROKEN as error:
         what = f"cannot be read ({_first_line(error)})"
-        remedy = "Write the file again" + (", as UTF-8" if isinstance(error, UnicodeError) else "")
-        raise BadInput([_unreadable(str(path), what, remedy, table)]) from None
+        raise BadInput([_unreadable(str(path), what, "Write the file again", table)]) from None
     what = f"its ending `{path.suffix}` is not known" if suffix else "it has no ending that tells its kind"
     raise BadInput([_unreadable(str(path), what, "Use a file that ends in .parquet, .csv or .arrow", table)])
 
 
 def _frame(source: Any, table: str, name: str) -> pl.DataFrame:
     try:
-        return source.collect() if isinstance(source, pl.LazyFrame) else pl.DataFrame(source)
+        if isinstance(source, pl.LazyFrame):
+            return source.collect()
+        if isinstance(source, pa.RecordBatch):
+            source = pa.Table.from_batches([source])
+        return source if isinstance(source, pl.DataFrame) else _from_arrow(pa.table(source))
     except (*_BROKEN, TypeError, ValueError) as error:
         remedy = "Give each column once, as text, numbers, dates or times"
         raise BadInput([_unreadable(name, f"is no frame ({_first_line(error)})", remedy, table)]) from None
 
 
-def _read_ipc(path: Path) -> pl.DataFrame:
+def _read_ipc(path: Path) -> pa.Table:
     """Both forms of Arrow IPC: the file, which starts with its name, and the stream."""
-    with path.open("rb") as file:
+    with pa.OSFile(str(path)) as file:
         is_file = file.read(6) == b"ARROW1"
-    with path.open("rb") as file:
-        return pl.read_ipc(file) if is_file else pl.read_ipc_stream(file)
+        file.seek(0)
+        with pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file) as reader:
+            return reader.read_all()
+
+
+def _whole(table: pa.Table) -> pl.DataFrame:
+    """A table read from a file, of which every byte may be wrong: polars would not look again."""
+    table.validate(full=True)
+    return _from_arrow(table)
+
+
+def _from_arrow(table: pa.Table) -> pl.DataFrame:
+    """A polars frame. Zoned times are all microseconds since 1970 in UTC; polars knows fewer names of zones."""
+    names: list[str] = table.column_names  # decodes them
+    columns = [
+        column.cast(pa.timestamp(column.type.unit, "UTC"))
+        if pa.types.is_timestamp(column.type) and column.type.tz is not None
+        else column
+        for column in table.columns
+    ]
+    return pl.DataFrame(pa.table(columns, names=names))
 
 
 def _first_line(error: BaseException) -> str:
