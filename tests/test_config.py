@@ -252,7 +252,7 @@ def test_a_name_that_is_no_preset_is_told_the_nearest() -> None:
 def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         load_config(tmp_path / "no.toml")
-    assert str(caught.value).startswith(f"{tmp_path / 'no.toml'}: there is no such file. Name a TOML file, or a preset")
+    assert str(caught.value).startswith(f"{tmp_path / 'no.toml'}: there is no such file. Name a TOML file")
 
 
 def test_a_folder_is_no_file_and_hides_no_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

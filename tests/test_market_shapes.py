@@ -81,6 +81,13 @@ def test_accounts_may_stand_in_the_table_of_accounts_alone() -> None:
     assert result.margins.filter(pl.col("account_id") != "idle").equals(clean().margins)
 
 
+def test_an_account_with_orders_alone_is_listed() -> None:
+    orders = pl.DataFrame({"account_id": ["bidder"], "instrument_id": ["BTC-PERP"], "quantity": [1.0]})
+    result = margin(tables(orders=orders))
+    assert row(result, "bidder")["initial_margin"] == 0.0
+    assert result.margins.filter(pl.col("account_id") != "bidder").equals(clean().margins)
+
+
 def test_positions_that_net_to_nothing_owe_nothing() -> None:
     parts = [("flat", "BTC-PERP", quantity) for quantity in (0.1, 0.2, -0.3)]
     result = margin(tables(positions=book_of(*parts, ("none", "ETH-PERP", 0.0))))

@@ -22,7 +22,7 @@ def price_change(
     Log shocks multiply: mark x (exp(shock) x (1 + basis) - 1). Where `absolute`, shocks are in units of price and may
     carry it through zero: shock + basis x `basis_level`, with a level of the price that is not zero.
     """
-    log_change = mark * jnp.expm1(jnp.where(absolute, 0, shock) + jnp.log1p(basis))
+    log_change = mark * (jnp.expm1(jnp.where(absolute, 0, shock)) * (1 + basis) + basis)
     return jnp.where(absolute, shock + basis * basis_level, log_change)
 
 

@@ -133,7 +133,7 @@ def assemble(tables: dict[str, Admitted], on_error: OnError) -> Book:
     for name in ("positions", "orders"):
         found = _unknown_instruments(tables[name], known, incomplete=tables["instruments"].quarantine.height > 0)
         tables[name] = tables[name].set_aside(found, on_error)
-    owners = [tables[name].rows["account_id"] for name in ("positions", "balances", "accounts")]
+    owners = [tables[name].rows["account_id"] for name in ("positions", "balances", "accounts", "orders")]
     owners += [table.quarantine["account_id"].drop_nulls() for table in tables.values()]
     ids = pl.concat([series.cast(pl.String) for series in owners]).unique().sort()
     return Book(accounts=ids.to_numpy(), instruments=known, tables=tables)

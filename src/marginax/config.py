@@ -208,13 +208,10 @@ def load_config(source: str | Path | None = None) -> Config:
     if path.suffix == ".toml" or path.is_file():
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            what, remedy = "there is no such file", f"Name a TOML file, or a preset ({', '.join(preset_names())})"
-            raise BadInput([Problem(name, None, None, what, remedy)]) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                [Problem(name, None, None, f"cannot be read ({error})", "Name a TOML file in UTF-8")]
-            ) from None
+            what = "there is no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+            remedy = f"Name a TOML file in UTF-8, or a preset ({', '.join(preset_names())})"
+            raise BadInput([Problem(name, None, None, what, remedy)]) from None
     else:
         text = _preset(name)
     try:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from marginax.instruments import INVERSE, LINEAR
 from marginax_kernels import inverse_pnl, linear_pnl, price_change, spot_pnl
 
-# A basis of -99 % is a contract at a hundredth of its index: beyond it only the logarithm would fail.
+# A basis of -99 % is a contract at a hundredth of its index: beyond it a mark would pass through zero.
 LEAST_BASIS = -0.99
 
 

@@ -181,6 +181,17 @@ def test_slopes_in_every_parameter_are_finite_differences(double: None, rng: np.
         assert float(slope) == pytest.approx(difference, abs=1e-6), jax.tree.structure(at)
 
 
+@jax.jit
+def scenario_size(half_life: jax.Array, factors: FactorArrays, draws: Draws) -> jax.Array:
+    """Sum of the squares of all filtered shocks."""
+    source = HistoricalScenarios.from_config(Config())
+    tuned = eqx.tree_at(lambda each: each.half_life_days, source, half_life)
+    return jnp.sum(tuned.shocks(tuned.observe(factors), draws)[0] ** 2)
+
+
+half_life_slope = jax.jit(jax.grad(scenario_size))
+
+
 @pytest.mark.parametrize("trouble", ["none", "gaps", "a coin without history", "a price that never moved"])
 def test_the_slope_of_filtered_scenarios_in_the_half_life_is_a_number(
     double: None, rng: np.random.Generator, trouble: str
@@ -194,7 +205,6 @@ def test_the_slope_of_filtered_scenarios_in_the_half_life_is_a_number(
     elif trouble == "a price that never moved":
         shocks[:, 5], noise[5] = 0, 0.001
     known = ~np.isnan(shocks)
-    source = HistoricalScenarios.from_config(Config())
     factors = FactorArrays(
         returns=jnp.asarray(shocks),
         bars=jnp.ones(shocks.shape),
@@ -209,13 +219,8 @@ def test_the_slope_of_filtered_scenarios_in_the_half_life_is_a_number(
     )
     draws = Draws(rows=borrow(shocks), noise=np.zeros(shocks.shape), cut=Cut(0, ()))
 
-    @jax.jit
-    def size(half_life: jax.Array) -> jax.Array:
-        tuned = eqx.tree_at(lambda each: each.half_life_days, source, half_life)
-        return jnp.sum(tuned.shocks(tuned.observe(factors), draws)[0] ** 2)
-
-    slope = float(jax.grad(size)(jnp.asarray(11.2)))
+    slope = float(half_life_slope(jnp.asarray(11.2), factors, draws))
     step = 1e-4
-    difference = (float(size(11.2 + step)) - float(size(11.2 - step))) / (2 * step)
+    up, down = (float(scenario_size(jnp.asarray(11.2 + way), factors, draws)) for way in (step, -step))
     # The third derivative times the square of the step, and 1e-15 of a size near one over the step.
-    assert slope == pytest.approx(difference, rel=1e-6, abs=1e-10)
+    assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-10)

@@ -17,6 +17,7 @@ from marginax_kernels import (
     initial_variance,
     long_run_volatility,
     overlapping_sums,
+    volatility,
 )
 from reference import filters as twin
 
@@ -85,19 +86,19 @@ def test_the_seed_and_the_long_run_are_mean_squares_per_bar(
 
 @given(
     history=histories(),
-    volatility=arrays(np.float64, (BARS, FACTORS), elements=st.integers(0, 40).map(lambda n: n / 300)),
+    path=arrays(np.float64, (BARS, FACTORS), elements=st.integers(0, 40).map(lambda n: n / 300)),
 )
 def test_residuals_are_returns_over_the_volatility_of_their_day_floored_and_capped(
-    precision: np.dtype, history: tuple[np.ndarray, np.ndarray], volatility: np.ndarray
+    precision: np.dtype, history: tuple[np.ndarray, np.ndarray], path: np.ndarray
 ) -> None:
     returns, bars = history
     typical = np.sqrt(twin.mean_square(returns, bars))
-    got, capped = residuals(*cast(precision, returns, bars, volatility, typical), least_share=0.25, cap=3.0)
-    wanted, count = twin.filtered_residuals(returns, bars, volatility, typical, least_share=0.25, cap=3.0)
+    got, capped = residuals(*cast(precision, returns, bars, path, typical), least_share=0.25, cap=3.0)
+    wanted, count = twin.filtered_residuals(returns, bars, path, typical, least_share=0.25, cap=3.0)
     np.testing.assert_allclose(got, wanted, rtol=relative(precision, A_BAR))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(returns))
     # A residual may stand on the cap itself: then rounding decides whether it counts, and its size does not change.
-    raw, _ = twin.filtered_residuals(returns, bars, volatility, typical, least_share=0.25, cap=np.inf)
+    raw, _ = twin.filtered_residuals(returns, bars, path, typical, least_share=0.25, cap=np.inf)
     on_cap = np.sum(np.abs(np.abs(raw) - 3) <= 3 * relative(precision, A_BAR), axis=0)
     assert (np.abs(np.asarray(capped) - count) <= on_cap).all()
 
@@ -170,10 +171,10 @@ def test_a_peg_that_breaks_once_is_capped_and_counted(precision: np.dtype) -> No
     returns = np.full((BARS, 1), 1e-4)
     returns[20] = -0.12
     bars = np.ones((BARS, 1))
-    volatility = np.full((BARS, 1), 1e-4)
+    path = np.full((BARS, 1), 1e-4)
     # The floor is a quarter of the long run, 0.0219: the jump is 21.9 volatilities and is cut at 15.
     typical = np.sqrt(twin.mean_square(returns, bars))
-    cells = cast(precision, returns, bars, volatility, typical)
+    cells = cast(precision, returns, bars, path, typical)
     got, capped = residuals(*cells, least_share=0.25, cap=15.0)
     assert float(got[20, 0]) == -15
     assert int(capped[0]) == 1
@@ -244,3 +245,15 @@ def test_the_slope_of_residuals_in_the_half_life_survives_missing_bars(double: N
 
     slope = float(jax.grad(size)(11.2))
     assert slope == pytest.approx(slope_by_difference(lambda x: float(size(x)), 11.2), rel=1e-7)
+
+
+def test_a_price_that_never_moved_has_a_volatility_of_zero_and_no_slope_there(precision: np.dtype) -> None:
+    variances_now = jnp.array([0.0, 0.04, 0.25], precision)
+    slope = jax.jit(jax.grad(lambda each: jnp.sum(volatility(each))))(variances_now)
+    # A square root rounds once; its slope is 1 / (2 sqrt(v)).
+    eps = float(np.finfo(precision).eps)
+    np.testing.assert_allclose(jax.jit(volatility)(variances_now), [0, 0.2, 0.5], rtol=2 * eps)
+    np.testing.assert_allclose(slope, [0, 2.5, 1.0], rtol=4 * eps)
+    still = jnp.zeros((BARS, FACTORS), precision)
+    lasting = jax.jit(jax.grad(lambda each: jnp.sum(long_run_volatility(each, jnp.ones_like(each)))))(still)
+    assert (np.asarray(lasting) == 0).all()

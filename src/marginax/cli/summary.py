@@ -29,6 +29,8 @@ def print_summary(result: "Result", out: Path) -> None:
     pace = f"{margins.height:,} accounts"
     if seconds["margined"] > 0 and margins.height:
         pace += f" in {seconds['margined']:.2f} s ({margins.height / seconds['margined']:,.0f} a second)"
+    if seconds["compiled"] > 1:
+        pace += f", after {seconds['compiled']:.0f} s of compiling"
     console.print(f"\n[bold]Margin as of {manifest['as_of'][:16]} UTC[/bold] by {manifest['model']}: {pace}")
     console.print(f"{scenarios['count']:,} scenarios on {scenarios['first_bar']} to {scenarios['last_bar']}\n")
 

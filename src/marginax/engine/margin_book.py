@@ -15,7 +15,8 @@ import numpy as np
 from marginax.book import Book
 from marginax.config import Config, Engine
 from marginax.engine.compilation import persistent_cache
-from marginax.engine.result import Figures, Result
+from marginax.engine.figures import Figures
+from marginax.engine.result import Result
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import expose
 from marginax.market import Market
@@ -73,6 +74,8 @@ def margin_book(
     tiles = TilePass(chosen, prepared, exposures, settings)
     figures = Figures.empty(len(matched.book), len(labels), chosen.part_names)
     able = np.flatnonzero(~statuses.excepted)
+    tiles.compile(able)
+    clock["compiled"] = perf_counter()
     done = 0
     for part, (margin, totals) in tiles.margins(able):
         figures.take(part.accounts, margin, totals)

@@ -1,6 +1,6 @@
 """One pass of tiles through a prepared model: cut, padded, placed on the devices, answered, and back on the host."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -28,15 +28,23 @@ class TilePass:
             placed = {device: jax.device_put(here, device) for device in set(self._devices)}
         self._placed = [placed[device] for device in self._devices]
 
+    def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
+        """Compile every shape these accounts need, streams side by side, on tiles without accounts."""
+        nobody = accounts[:0]
+        cuts = cut(self._exposures, accounts, tile_rows=self._rows)
+        shapes = dict.fromkeys((part.rows, part.width, part.collateral_width) for part in cuts)
+        for _ in self._stream((Cut(nobody, *shape) for shape in shapes), _margin):
+            pass
+
     def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Any]]:
         """The model's margins and totals for each tile over these accounts."""
-        return self._run(accounts, _margin)
+        return self._stream(cut(self._exposures, accounts, tile_rows=self._rows), _margin)
 
     def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
         """The model's attribution for each tile over these accounts."""
-        return self._run(accounts, _attribute)
+        return self._stream(cut(self._exposures, accounts, tile_rows=self._rows), _attribute)
 
-    def _run(self, accounts: np.ndarray, call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
+    def _stream(self, parts: Iterable[Cut], call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
         def work(stream: int, part: Cut) -> Any:
             with self._precision():
                 with np.errstate(over="ignore"):
@@ -44,7 +52,6 @@ class TilePass:
                 answer = call(*self._placed[stream], jax.device_put(tile, self._devices[stream]))
                 return jax.tree.map(np.asarray, answer)
 
-        parts = cut(self._exposures, accounts, tile_rows=self._rows)
         return run_streams(work, parts, len(self._devices))
 
     def _precision(self) -> AbstractContextManager[Any]:

@@ -8,6 +8,7 @@ consecutive bars, overlapping. Everything but the labels is traceable.
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -17,6 +18,7 @@ from marginax.config import Config, StressWindow
 from marginax.history import FactorHistory
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.proxies import fill, levels, resampled_rows, stream
+from marginax.scenarios.sets import ScenarioSet
 from marginax_kernels import (
     ewma_update,
     ewma_variance,
@@ -154,6 +156,18 @@ class HistoricalScenarios(eqx.Module):
         weights = [(1 - sum(masses)) * raw / jnp.sum(raw)]
         weights += [jnp.full(len(block), mass / len(block)) for block, mass in zip(blocks[1:], masses, strict=True)]
         return jnp.concatenate(blocks) * scale, jnp.concatenate(weights)
+
+    def scenario_set(self, history: FactorHistory, *, seed: int) -> ScenarioSet:
+        """The scenarios of this source on a history, as a set to look at or to join with others."""
+        with jax.enable_x64(True):
+            observed = self.observe(factor_arrays(history))
+            shocks, weights = self.shocks(observed, self.draw(seed, history))
+            return ScenarioSet(
+                factors=history.names,
+                shocks=np.asarray(shocks),
+                weights=np.asarray(weights),
+                labels=self.labels(history),
+            )
 
     def capped(self, observed: Observed) -> Int[Array, " factors"]:
         """How many past returns of each factor were cut at the residual cap; none unless returns are rescaled."""

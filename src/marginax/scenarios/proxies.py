@@ -1,8 +1,8 @@
 """What a factor does on a bar it has no price for: it follows its proxy, with a residual of its own.
 
-With history of its own elsewhere: beta x proxy + a residual drawn from its own. Without: the same from stated sizes, the
-residual times a safety factor. (On beta it would let a hedge with the proxy owe less for what is not known.) A factor
-without a proxy draws from its own past. Two proxied coins never move as one.
+With history of its own elsewhere: beta x proxy + a residual drawn from its own. Without: the same from stated sizes,
+the residual times a safety factor. (On beta it would let a hedge with the proxy owe less for what is not known.) A
+factor without a proxy draws from its own past. Two proxied coins never move as one.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The tables of marginax: names, types and rules of every column, as one description that the door enforces.
 
-Times are UTC microseconds; money and prices are float64; ids are strings. A column is required unless said otherwise,
-and a required column holds no nulls.
+Times are UTC microseconds; money and prices are float64; ids are strings, without white space around them. A column is
+required unless said otherwise, and a required column holds no nulls.
 """
 
 from dataclasses import dataclass

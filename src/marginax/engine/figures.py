@@ -1,0 +1,134 @@
+"""Figures of a run become the table `margins`: one row per account, parts and requirement as one sum."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float64, Int64
+
+from marginax.exposures import Exposures
+from marginax.models.protocol import Margin, Totals
+from marginax.scenarios.sets import ScenarioSet
+from marginax.status import Status
+from marginax.statuses import Statuses
+from marginax.tables.match import Matched
+
+
+@dataclass
+class Figures:
+    """The model's answers by account, gathered tile by tile; NaN (index -1) for an account without one."""
+
+    parts: dict[str, Float64[np.ndarray, " accounts"]]
+    maintenance: Float64[np.ndarray, " accounts"]
+    numbers: dict[str, Float64[np.ndarray, " accounts"]]
+    worst: Int64[np.ndarray, " accounts"]
+    computed: Bool[np.ndarray, " accounts"]
+    uncovered: Float64[np.ndarray, " scenarios"]
+
+    @classmethod
+    def empty(cls, accounts: int, scenarios: int, parts: tuple[str, ...]) -> "Figures":
+        """No answers yet."""
+        numbers = ("var", "expected_shortfall", "std_error", "stress_score")
+        return cls(
+            parts={name: np.full(accounts, np.nan) for name in parts},
+            maintenance=np.full(accounts, np.nan),
+            numbers={name: np.full(accounts, np.nan) for name in numbers},
+            worst=np.full(accounts, -1),
+            computed=np.zeros(accounts, bool),
+            uncovered=np.zeros(scenarios),
+        )
+
+    def take(self, accounts: np.ndarray, margin: Margin, totals: Totals) -> None:
+        """Put a tile's rows where they belong; sums are float64, in tile order."""
+        rows = len(accounts)
+        requirement = np.zeros(rows)
+        for name, values, ratio in zip(margin.parts.names, margin.parts.values, margin.maintenance_ratios, strict=True):
+            part = np.asarray(values[:rows], float)
+            self.parts[name][accounts] = part
+            requirement += part * float(ratio)
+        self.maintenance[accounts] = requirement
+        for name, numbers in self.numbers.items():
+            numbers[accounts] = getattr(margin, name)[:rows] + 0.0  # no negative zero
+        self.worst[accounts] = margin.worst_scenario[:rows]
+        self.computed[accounts] = True
+        for block in totals.uncovered:
+            self.uncovered += block
+
+    @property
+    def finite(self) -> Bool[np.ndarray, " accounts"]:
+        """False where an account was computed and something of it is not finite."""
+        known = np.isfinite(self.maintenance) & np.isfinite(self.numbers["expected_shortfall"])
+        return known | ~self.computed
+
+
+def margins_table(
+    matched: Matched,
+    exposures: Exposures,
+    model: str,
+    figures: Figures,
+    statuses: Statuses,
+    scenarios: ScenarioSet,
+) -> pl.DataFrame:
+    """The table `margins`, in account order; what an account has no figure for is null."""
+    able = figures.computed & ~statuses.excepted
+    parts = {name: np.where(able, values, np.nan) for name, values in figures.parts.items()}
+    zero = np.where(able, 0.0, np.nan)
+    total = sum(parts.values(), zero)
+    initial = np.maximum(total, 0)
+    if "floor" in parts:
+        # What float32 left below zero belongs to the floor, so that parts and requirement are one sum.
+        parts["floor"] = parts["floor"] + (initial - total)
+    maintenance = np.clip(np.where(able, figures.maintenance, np.nan), 0, initial)
+    known = ~(matched.unpriced | matched.incomplete) & np.isfinite(exposures.equity)
+    equity = np.where(known, exposures.equity, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(maintenance > 0, equity / maintenance, np.nan)
+    call = np.where(equity < maintenance, initial - equity, zero)
+    labels = np.array([*scenarios.labels, ""], object)
+    at_risk = able & (exposures.positions.counts + exposures.collateral.counts > 0)
+    worst = np.where(at_risk, labels[figures.worst], "")
+    words = np.array([status.label for status in Status], object)
+    count = len(matched.book)
+    columns: dict[str, Any] = {
+        "account_id": matched.book.accounts,
+        "as_of": pl.repeat(matched.market.as_of, count, eager=True, dtype=pl.Datetime("us", "UTC")),
+        "model": pl.repeat(model, count, eager=True, dtype=pl.String),
+        "currency": pl.repeat(matched.market.currency, count, eager=True, dtype=pl.String),
+        "equity": equity,
+        "initial_margin": initial,
+        "maintenance_margin": maintenance,
+        "margin_ratio": ratio,
+        "available": np.maximum(0, equity - initial),
+        "call": call,
+        "var": np.where(able, figures.numbers["var"], np.nan),
+        "expected_shortfall": np.where(able, figures.numbers["expected_shortfall"], np.nan),
+        "es_std_error": np.where(able, figures.numbers["std_error"], np.nan),
+        **parts,
+        "stress_score": np.where(able, figures.numbers["stress_score"], np.nan),
+        "band": pl.repeat(None, count, eager=True, dtype=pl.String),
+        "worst_scenario": worst,
+        "status": words[statuses.codes],
+        "reason": statuses.reasons,
+    }
+    text = ("account_id", "worst_scenario", "status", "reason")
+    frame = pl.DataFrame(columns, schema_overrides=dict.fromkeys(text, pl.String))
+    blank = pl.col("worst_scenario", "reason").replace("", None)
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(None), blank)
+
+
+def finite(total: float) -> float | None:
+    """A sum for the manifest; None where it is beyond float64, which JSON cannot say."""
+    return float(total) if np.isfinite(total) else None
+
+
+def uncovered_loss(figures: Figures, scenarios: ScenarioSet) -> dict[str, Any]:
+    """What the venue would be left with if every account lost its equity first: the mean, and the worst scenario."""
+    if not len(scenarios):
+        return {}
+    worst = int(np.argmax(figures.uncovered))
+    return {
+        "mean": finite(figures.uncovered @ scenarios.weights),
+        "worst": finite(figures.uncovered[worst]),
+        "worst_scenario": scenarios.labels[worst],
+    }
