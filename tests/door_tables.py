@@ -11,6 +11,7 @@ from marginax.problems import BadInput
 from marginax.tables.door import Admitted, admit
 from marginax.tables.schemas import TABLES, UTC_TIME
 
+HEADER = "account_id,asset,amount\n"
 KINDS = ("csv", "parquet", "arrow")
 T = datetime(2026, 1, 1, tzinfo=UTC)
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -150,3 +151,20 @@ def names(error: BadInput, file: Any, column: str | None, row: int | None, *word
     assert message.count("\n") == 0, message
     for word in (problem.what, problem.remedy, *words):
         assert word in message, message
+
+
+def file(folder: Path, text: str | bytes, name: str = "balances.csv") -> Path:
+    """A file of these bytes."""
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def cells(source: Any) -> list[tuple[Any, ...]]:
+    """The three columns of balances, as admitted."""
+    return admitted(source, "balances").rows.select("account_id", "asset", "amount").rows()
+
+
+def balances(**columns: Any) -> pl.DataFrame:
+    """Two balances, with some columns changed."""
+    return pl.DataFrame({"account_id": ["a", "b"], "asset": ["USD", "BTC"], "amount": [1.0, -2.5], **columns})

@@ -4,8 +4,10 @@ Five underlyings over 260 daily bars up to `AS_OF`, ten instruments of every kin
 Prices are random walks from a fixed seed; every function builds new frames, so a test may change what it likes.
 """
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,14 @@ def tables(**changed: pl.DataFrame | None) -> dict[str, Any]:
     return {**made, **changed}
 
 
+def changed(frame: pl.DataFrame, column: str, value: Any, *, row: int = 1) -> pl.DataFrame:
+    """The frame with one cell changed; rows count from 1. A column that is not there is empty elsewhere."""
+    cells = frame[column].to_list() if column in frame.columns else [None] * frame.height
+    cells[row - 1] = value
+    dtype = frame.schema.get(column)
+    return frame.with_columns(pl.Series(column, cells, dtype=dtype, strict=False))
+
+
 def plus(frame: pl.DataFrame, *row: Any) -> pl.DataFrame:
     """The frame with one more row."""
     return pl.concat([frame, pl.DataFrame([row], schema=frame.schema, orient="row")])
@@ -164,8 +174,6 @@ def margin(
 
 def config(text: str = "", **scenarios: Any) -> mx.Config:
     """A configuration from TOML and, for short, keys of [scenarios]."""
-    import tomllib
-
     values = tomllib.loads(text)
     values["scenarios"] = {**values.get("scenarios", {}), **scenarios}
     return mx.Config.model_validate(values)
@@ -174,3 +182,29 @@ def config(text: str = "", **scenarios: Any) -> mx.Config:
 def row(result: mx.Result, account: str) -> dict[str, Any]:
     """The margin of one account."""
     return result.margins.row(by_predicate=pl.col("account_id") == account, named=True)
+
+
+@cache
+def clean() -> mx.Result:
+    """Margins of the tiny venue as it is."""
+    return margin(tables())
+
+
+def replaced(name: str, rows: pl.DataFrame | None) -> pl.DataFrame:
+    """The history with other rows for one underlying."""
+    others = history().filter(pl.col("underlying") != name)
+    return others if rows is None else pl.concat([others, rows])
+
+
+def book_of(*rows: tuple[str, str, float]) -> pl.DataFrame:
+    """Positions: account, instrument, quantity."""
+    return pl.DataFrame(rows, schema=positions().schema, orient="row")
+
+
+def priced(name: str, price: float) -> dict[str, pl.DataFrame]:
+    """Underlyings and quotes with another price for one underlying and all that is listed on it."""
+    index = pl.when(pl.col("underlying") == name).then(price).otherwise("index_price").alias("index_price")
+    on_it = instruments().filter(underlying=name)["instrument_id"]
+    mark = pl.when(pl.col("instrument_id").is_in(on_it.implode())).then(price).otherwise("mark_price")
+    marked = quotes().drop("bid", "ask").with_columns(mark.alias("mark_price"))
+    return {"underlyings": underlyings().with_columns(index), "quotes": marked}

@@ -190,10 +190,10 @@ def test_a_history_row_needs_a_price_or_a_value_and_not_both() -> None:
 
 
 def test_a_factor_of_the_history_is_a_known_one_or_a_forward_with_its_tenor() -> None:
-    for factor in ("volatility", "forward:", "forward:90", "forward:d", "Price"):
+    for factor in ("volatility", "forward:", "forward:90", "forward:d", "forward:0d", "forward:0.0y", "Price"):
         error = refused(spoiled("history", "factor", factor), "history")
         names(error, "<history>", "factor", 2, f"'{factor}' was given", "forward:90d")
-    for factor in ("basis", "implied_vol", "forward:90d", "forward:1.5y"):
+    for factor in ("basis", "implied_vol", "forward:90d", "forward:1.5y", "forward:0.5Y", "forward:10W"):
         assert admitted(spoiled("history", "factor", factor), "history").given == 3
 
 

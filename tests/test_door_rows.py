@@ -10,15 +10,7 @@ import pytest
 import marginax as mx
 import markets
 from door_tables import KINDS, names, write
-from markets import AS_OF, margin, tables
-
-
-def changed(frame: pl.DataFrame, column: str, value: Any, *, row: int = 1) -> pl.DataFrame:
-    """The frame with one cell changed; rows count from 1. A column that is not there is empty elsewhere."""
-    cells = frame[column].to_list() if column in frame.columns else [None] * frame.height
-    cells[row - 1] = value
-    dtype = frame.schema.get(column)
-    return frame.with_columns(pl.Series(column, cells, dtype=dtype, strict=False))
+from markets import AS_OF, changed, margin, tables
 
 
 def refused(given: dict[str, Any], **options: Any) -> mx.BadInput:

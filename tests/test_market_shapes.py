@@ -1,7 +1,6 @@
 """Markets and books of odd shapes: what is empty, short, still, twin, proxied, stale or interrupted."""
 
-from datetime import datetime, timedelta
-from functools import cache
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -11,31 +10,6 @@ import pytest
 import marginax as mx
 import markets
 from markets import AS_OF, BARS, config, days, margin, row, series, tables, walk
-
-
-@cache
-def clean() -> mx.Result:
-    return margin(tables())
-
-
-def replaced(name: str, rows: pl.DataFrame | None) -> pl.DataFrame:
-    """The history with other rows for one underlying."""
-    others = markets.history().filter(pl.col("underlying") != name)
-    return others if rows is None else pl.concat([others, rows])
-
-
-def book_of(*rows: tuple[str, str, float]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=markets.positions().schema, orient="row")
-
-
-def priced(name: str, price: float) -> dict[str, pl.DataFrame]:
-    """Underlyings and quotes with another price for one underlying and all that is listed on it."""
-    index = pl.when(pl.col("underlying") == name).then(price).otherwise("index_price").alias("index_price")
-    on_it = markets.instruments().filter(underlying=name)["instrument_id"]
-    mark = pl.when(pl.col("instrument_id").is_in(on_it.implode())).then(price).otherwise("mark_price")
-    quotes = markets.quotes().drop("bid", "ask").with_columns(mark.alias("mark_price"))
-    return {"underlyings": markets.underlyings().with_columns(index), "quotes": quotes}
-
 
 # ---- books ----
 
@@ -49,7 +23,7 @@ def test_an_empty_book_has_no_margins_and_a_manifest_of_zeros(kind: str, tmp_pat
             getattr(frame, f"write_{kind}")(empty[name])
     result = margin(tables(**empty))
     assert result.margins.height == 0
-    assert result.margins.schema == clean().margins.schema
+    assert result.margins.schema == markets.clean().margins.schema
     assert result.manifest["accounts"]["total"] == 0
     assert set(result.manifest["totals"].values()) == {0.0}
     assert result.attribution().height == 0
@@ -65,7 +39,7 @@ def test_a_book_without_instruments_holds_collateral_only() -> None:
 
 @pytest.mark.parametrize("account", ["saver", "debtor"])
 def test_an_account_without_positions_owes_nothing_and_calls_nobody(account: str) -> None:
-    found = row(clean(), account)
+    found = row(markets.clean(), account)
     assert (found["initial_margin"], found["maintenance_margin"], found["call"]) == (0.0, 0.0, 0.0)
     assert found["margin_ratio"] is None
     assert found["available"] == found["equity"] == 30_000.0
@@ -78,19 +52,19 @@ def test_accounts_may_stand_in_the_table_of_accounts_alone() -> None:
     result = margin(tables(accounts=accounts))
     idle = row(result, "idle")
     assert (idle["equity"], idle["initial_margin"], idle["worst_scenario"], idle["status"]) == (0.0, 0.0, None, "ok")
-    assert result.margins.filter(pl.col("account_id") != "idle").equals(clean().margins)
+    assert result.margins.filter(pl.col("account_id") != "idle").equals(markets.clean().margins)
 
 
 def test_an_account_with_orders_alone_is_listed() -> None:
     orders = pl.DataFrame({"account_id": ["bidder"], "instrument_id": ["BTC-PERP"], "quantity": [1.0]})
     result = margin(tables(orders=orders))
     assert row(result, "bidder")["initial_margin"] == 0.0
-    assert result.margins.filter(pl.col("account_id") != "bidder").equals(clean().margins)
+    assert result.margins.filter(pl.col("account_id") != "bidder").equals(markets.clean().margins)
 
 
 def test_positions_that_net_to_nothing_owe_nothing() -> None:
     parts = [("flat", "BTC-PERP", quantity) for quantity in (0.1, 0.2, -0.3)]
-    result = margin(tables(positions=book_of(*parts, ("none", "ETH-PERP", 0.0))))
+    result = margin(tables(positions=markets.book_of(*parts, ("none", "ETH-PERP", 0.0))))
     assert row(result, "none")["initial_margin"] == 0.0
     assert row(result, "flat")["initial_margin"] == pytest.approx(0.0, abs=1e-9)
 
@@ -98,9 +72,9 @@ def test_positions_that_net_to_nothing_owe_nothing() -> None:
 def test_the_order_of_rows_and_their_splitting_change_no_bit() -> None:
     whole = tables()
     shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=3) for name, frame in whole.items()}
-    assert margin(shuffled).margins.equals(clean().margins)
+    assert margin(shuffled).margins.equals(markets.clean().margins)
     halves = pl.concat([markets.positions().with_columns(pl.col("quantity") / 2)] * 2)
-    assert margin(tables(positions=halves)).margins.equals(clean().margins)
+    assert margin(tables(positions=halves)).margins.equals(markets.clean().margins)
 
 
 # ---- histories ----
@@ -157,13 +131,13 @@ def test_two_underlyings_that_share_no_date_are_margined_on_both() -> None:
     result = margin(tables(history=history))
     assert set(result.margins["status"]) == {"ok"}
     # A return over two days counts as one day of its size over the square root of two.
-    assert row(result, "long")["expected_shortfall"] < row(clean(), "long")["expected_shortfall"]
-    assert row(result, "long")["expected_shortfall"] > 0.4 * row(clean(), "long")["expected_shortfall"]
+    assert row(result, "long")["expected_shortfall"] < row(markets.clean(), "long")["expected_shortfall"]
+    assert row(result, "long")["expected_shortfall"] > 0.4 * row(markets.clean(), "long")["expected_shortfall"]
 
 
 def test_a_price_that_never_moved_is_proxied_and_carries_a_small_risk() -> None:
-    history = replaced("DOGE", series("DOGE", np.full(BARS, 0.125)))
-    result = margin(tables(history=history, positions=book_of(("still", "DOGE-PERP", 8_000.0))))
+    history = markets.replaced("DOGE", series("DOGE", np.full(BARS, 0.125)))
+    result = margin(tables(history=history, positions=markets.book_of(("still", "DOGE-PERP", 8_000.0))))
     still = row(result, "still")
     assert still["status"] == "proxied"
     assert still["reason"] == "proxied: DOGE, which never moved"
@@ -175,9 +149,9 @@ def test_a_price_that_never_moved_is_proxied_and_carries_a_small_risk() -> None:
 def test_a_pegged_coin_that_jumped_once_is_risky_and_no_bomb() -> None:
     deviation = 0.0001 * np.random.default_rng(5).standard_normal(BARS)
     deviation[200] -= 0.10
-    history = replaced("USDT", series("USDT", 1 + deviation - deviation[-1]))
+    history = markets.replaced("USDT", series("USDT", 1 + deviation - deviation[-1]))
     balances = pl.DataFrame({"account_id": ["peg"], "asset": ["USDT"], "amount": [1e6]})
-    held = book_of(("peg", "BTC-PERP", 1e-9))
+    held = markets.book_of(("peg", "BTC-PERP", 1e-9))
     result = margin(tables(history=history, positions=held, balances=balances))
     shortfall = row(result, "peg")["expected_shortfall"]
     assert 1_000 < shortfall < 200_000
@@ -186,8 +160,8 @@ def test_a_pegged_coin_that_jumped_once_is_risky_and_no_bomb() -> None:
 
 
 def test_twins_offset_each_other_but_for_their_basis() -> None:
-    history = replaced("ETH", series("ETH", walk("BTC", 3_000.0)))
-    holdings = book_of(
+    history = markets.replaced("ETH", series("ETH", walk("BTC", 3_000.0)))
+    holdings = markets.book_of(
         ("alone", "BTC-PERP", 1_000.0),
         ("basis", "BTC-SPOT", 1.0), ("basis", "BTC-PERP", -1_000.0),
         ("spots", "BTC-SPOT", 1.0), ("spots", "ETH-SPOT", -80_000 / 3_000),
@@ -207,7 +181,7 @@ def test_a_chain_of_proxies_is_followed_to_its_end() -> None:
     history = markets.history().filter(~pl.col("underlying").is_in(["DOGE", "OIL"]))
     proxies = pl.Series([None, None, "OIL", None, "ETH"], dtype=pl.String)
     table = markets.underlyings().with_columns(proxy=proxies)
-    held = book_of(("doge", "DOGE-PERP", 1_000.0), ("eth", "ETH-PERP", 100.0), ("oil", "OIL-FUT", 1.0))
+    held = markets.book_of(("doge", "DOGE-PERP", 1_000.0), ("eth", "ETH-PERP", 100.0), ("oil", "OIL-FUT", 1.0))
     result = margin(tables(history=history, underlyings=table, positions=held))
     assert row(result, "doge")["reason"] == "proxied: DOGE by OIL"
     assert row(result, "oil")["reason"] == "proxied: OIL by ETH"
@@ -221,22 +195,22 @@ def test_a_chain_of_proxies_is_followed_to_its_end() -> None:
 
 
 def test_an_underlying_without_history_follows_the_default_proxy() -> None:
-    result = margin(tables(history=replaced("DOGE", None)))
+    result = margin(tables(history=markets.replaced("DOGE", None)))
     assert row(result, "mixed")["status"] == "proxied"
     assert row(result, "mixed")["reason"] == "proxied: DOGE by BTC"
     assert row(result, "mixed")["initial_margin"] > 0
     others = pl.col("account_id") != "mixed"
-    assert result.margins.filter(others).equals(clean().margins.filter(others))
+    assert result.margins.filter(others).equals(markets.clean().margins.filter(others))
 
 
 def test_a_short_history_follows_the_proxy_and_not_itself() -> None:
-    result = margin(tables(history=replaced("DOGE", series("DOGE", walk("DOGE", 0.125, 50)))))
+    result = margin(tables(history=markets.replaced("DOGE", series("DOGE", walk("DOGE", 0.125, 50)))))
     assert row(result, "mixed")["reason"] == "proxied: DOGE by BTC"
 
 
 def test_without_a_default_proxy_there_is_no_margin_for_what_has_no_history() -> None:
     model = config('proxy.default = "NONE"')
-    result = margin(tables(history=replaced("DOGE", None)), model)
+    result = margin(tables(history=markets.replaced("DOGE", None)), model)
     mixed = row(result, "mixed")
     assert (mixed["status"], mixed["reason"]) == ("missing_history", "missing_history: DOGE")
     assert mixed["initial_margin"] is None
@@ -251,7 +225,7 @@ def test_without_a_default_proxy_there_is_no_margin_for_what_has_no_history() ->
 
 def test_two_proxied_coins_never_move_as_one() -> None:
     history = markets.history().filter(~pl.col("underlying").is_in(["DOGE", "ETH"]))
-    pair = book_of(("pair", "ETH-PERP", 100.0), ("pair", "DOGE-PERP", -240.0), ("one", "ETH-PERP", 100.0))
+    pair = markets.book_of(("pair", "ETH-PERP", 100.0), ("pair", "DOGE-PERP", -240.0), ("one", "ETH-PERP", 100.0))
     result = margin(tables(history=history, positions=pair))
     assert row(result, "pair")["initial_margin"] > 0.3 * row(result, "one")["initial_margin"]
 
@@ -262,7 +236,7 @@ def test_a_coin_listed_last_week_changes_no_other_margin() -> None:
     table = markets.plus(markets.underlyings(), "NEW", 5.0, AS_OF)
     result = margin(tables(history=listed, underlyings=table))
     assert result.manifest["scenarios"]["count"] == BARS - 1
-    assert result.margins.equals(clean().margins)
+    assert result.margins.equals(markets.clean().margins)
 
 
 def test_a_coin_that_died_years_ago_changes_no_other_margin() -> None:
@@ -273,115 +247,3 @@ def test_a_coin_that_died_years_ago_changes_no_other_margin() -> None:
     result = margin(tables(history=dead, underlyings=table))
     assert result.margins.equals(margin(tables(history=markets.history(800))).margins)
     assert result.manifest["scenarios"]["proxied"] == ["DEAD"]
-
-
-# ---- time ----
-
-
-def test_history_after_as_of_is_left_out_and_counted() -> None:
-    early = AS_OF - timedelta(days=40)
-    known = markets.history().filter(pl.col("time") <= early)
-    result = margin(tables(), as_of=early)
-    assert result.manifest["history_rows_after_as_of"] == 5 * 40
-    assert result.manifest["as_of"] == early.isoformat()
-    assert result.manifest["inputs"]["history"]["rows"] == 5 * BARS
-    assert result.margins.equals(margin(tables(history=known), as_of=early).margins)
-
-
-def test_as_of_before_the_history_is_refused() -> None:
-    with pytest.raises(mx.BadInput, match="holds 0 bars of the underlyings up to 2020-01-01 00:00"):
-        margin(tables(), as_of=AS_OF.replace(year=2020))
-
-
-def test_a_stale_quote_index_or_history_is_said_and_margined() -> None:
-    old = AS_OF - timedelta(days=6)
-    quotes = markets.quotes().with_columns(time=pl.when(instrument_id="ETH-FUT").then(pl.lit(old)).otherwise("time"))
-    result = margin(tables(quotes=quotes))
-    assert row(result, "spread")["reason"] == "stale: quote of ETH-FUT"
-    assert row(result, "mixed")["status"] == "ok"
-    prices = markets.underlyings().with_columns(time=pl.when(underlying="ETH").then(pl.lit(old)).otherwise("time"))
-    result = margin(tables(underlyings=prices))
-    assert row(result, "mixed")["reason"] == row(result, "saver")["reason"] == "stale: index price of ETH"
-    shorter = markets.history().filter((pl.col("underlying") != "ETH") | (pl.col("time") <= old))
-    result = margin(tables(history=shorter))
-    assert row(result, "spread")["reason"] == "stale: history of ETH ends 2025-12-26"
-    assert row(result, "long")["status"] == "ok"
-    assert result.margins["initial_margin"].null_count() == 0
-
-
-def test_a_proxied_underlying_is_as_stale_as_what_it_follows() -> None:
-    old = AS_OF - timedelta(days=6)
-    history = replaced("DOGE", None).filter((pl.col("underlying") != "BTC") | (pl.col("time") <= old))
-    reason = row(margin(tables(history=history)), "mixed")["reason"]
-    assert reason == "proxied: DOGE by BTC; stale: history of BTC ends 2025-12-26"
-
-
-def test_a_history_that_ended_too_long_ago_is_none() -> None:
-    old = AS_OF - timedelta(days=61)
-    history = markets.history().filter((pl.col("underlying") != "DOGE") | (pl.col("time") <= old))
-    assert row(margin(tables(history=history)), "mixed")["reason"] == "proxied: DOGE by BTC"
-
-
-def stopped(weeks: int, index: float) -> mx.Result:
-    """Margins when BTC has no bars for some weeks and then this index price."""
-    end = AS_OF - timedelta(weeks=weeks)
-    history = markets.history().filter((pl.col("underlying") != "BTC") | (pl.col("time") <= end))
-    last = history.filter(underlying="BTC")["price"][-1]
-    return margin(tables(history=history, **priced("BTC", last * index)))
-
-
-def share(result: mx.Result, index: float) -> float:
-    """Margin of the long account over what it holds, by what the index has become."""
-    return float(row(result, "long")["expected_shortfall"]) / index
-
-
-def test_a_fall_in_a_gap_of_three_weeks_raises_the_margin() -> None:
-    still, fallen, crashed = (share(stopped(3, index), index) for index in (1.0, 0.75, 0.5))
-    assert still < fallen < crashed
-    assert crashed > 1.1 * still
-
-
-def variance(given: dict[str, Any], as_of: datetime) -> float:
-    """Today's variance of BTC per bar, as the filter knows it."""
-    model = mx.load_model()
-    book = mx.read_book(**{name: given[name] for name in ("instruments", "positions", "balances")})
-    market = mx.read_market(**{name: given[name] for name in ("quotes", "underlyings", "history")}, as_of=as_of)
-    return float(model.observe(model.factors(market, book.instruments)).today[0])
-
-
-def test_a_still_gap_never_lowers_the_volatility_and_a_fall_raises_it() -> None:
-    end = AS_OF - timedelta(weeks=3)
-    history = markets.history().filter((pl.col("underlying") != "BTC") | (pl.col("time") <= end))
-    last = history.filter(underlying="BTC")["price"][-1]
-    known = variance(tables(history=history, **priced("BTC", last)), end)
-    assert variance(tables(history=history, **priced("BTC", last)), AS_OF) == known
-    assert variance(tables(history=history, **priced("BTC", last * 0.999)), AS_OF) == known
-    fall = np.log(0.6)
-    decay = 2 ** (-21 / 23)
-    expected = decay * known + (1 - decay) * fall**2 / 21
-    # The filter runs in float64 and the index carries sixteen digits.
-    assert variance(tables(history=history, **priced("BTC", last * 0.6)), AS_OF) == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_fall_since_the_last_bar_raises_the_margin_within_the_hour() -> None:
-    """Bars are of midnight; at half past nine the index has fallen by a third, and no bar says so yet."""
-    now = AS_OF + timedelta(hours=9, minutes=30)
-    quiet = margin(tables(), as_of=now)
-    fallen = margin(tables(**priced("BTC", 80_000 * 2 / 3)), as_of=now)
-    assert share(fallen, 2 / 3) > 1.2 * share(quiet, 1.0)
-
-
-@pytest.mark.parametrize("hours", [1, 9, 23])
-def test_an_index_at_its_last_bar_adds_no_return(hours: int) -> None:
-    later = row(margin(tables(), as_of=AS_OF + timedelta(hours=hours)), "long")
-    assert later["expected_shortfall"] == row(clean(), "long")["expected_shortfall"]
-
-
-def test_an_account_in_many_bad_things_names_some_and_counts_the_rest() -> None:
-    old = AS_OF - timedelta(days=30)
-    everything = book_of(*[("all", name, 1.0) for name in markets.instruments()["instrument_id"]])
-    quotes = markets.quotes().with_columns(time=pl.lit(old))
-    result = margin(tables(positions=everything, quotes=quotes), as_of=AS_OF)
-    reason = row(result, "all")["reason"]
-    assert reason.startswith("stale: quote of BTC-FUT, quote of BTC-INV, ")
-    assert reason.endswith(" and 2 more")

@@ -1,7 +1,6 @@
 """Quarantine: bad rows are set aside with reasons, their accounts have no margin, all others keep theirs to the bit."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,9 @@ import marginax as mx
 import markets
 from door_tables import KINDS, write
 from marginax.status import Status
-from markets import margin, tables
-from test_door_rows import changed
+from markets import changed, clean, margin, tables
 
 MARGINS = ["initial_margin", "maintenance_margin", "var", "expected_shortfall", "core", "collateral", "stress_score"]
-
-
-@cache
-def clean() -> mx.Result:
-    return margin(tables())
 
 
 def aside(**spoiled: Any) -> mx.Result:

@@ -246,8 +246,7 @@ def template() -> str:
             value = field.get_default()
             shown = f"{key} = {_toml(value)}" if value is not None else f"# {key} = 2026-01-31T00:00:00Z"
             lines.append(f"{shown}  # {field.description}")
-        if name == "scenarios":
-            lines += _STRESS.splitlines()
+        lines += _STRESS.splitlines() if name == "scenarios" else []
     # An array of tables cannot follow an inline array of the same name.
     return "\n".join(line for line in lines if not line.startswith("stress =")) + "\n"
 

@@ -5,7 +5,8 @@ import polars as pl
 from marginax.tables.findings import find, no_findings, together
 
 FACTORS = ("price", "implied_vol", "basis")
-TENOR = r"^forward:\d+(\.\d+)?[dDwWmMyY]$"
+# A number above zero, and a unit.
+TENOR = r"^forward:(\d*[1-9]\d*(\.\d+)?|\d+\.\d*[1-9]\d*)[dDwWmMyY]$"
 
 
 def findings(rows: pl.DataFrame, table: str) -> pl.DataFrame:
