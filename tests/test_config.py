@@ -90,7 +90,9 @@ def test_a_value_of_a_wrong_type_names_its_key_and_what_it_should_be(
         ("scenarios.residual_cap", "0"),
         ("scenarios.least_bars", "1"),
         ("scenarios.stale_after_days", "0"),
+        ("scenarios.stale_after_days", "1e6"),
         ("scenarios.unusable_after_days", "nan"),
+        ("scenarios.unusable_after_days", "1e12"),
         ("proxy.beta", "nan"),
         ("proxy.residual", "-1"),
         ("proxy.safety_factor", "0.99"),
@@ -103,7 +105,7 @@ def test_a_value_of_a_wrong_type_names_its_key_and_what_it_should_be(
 )
 def test_a_value_out_of_range_names_its_key_and_the_range(key: str, bad: str, tmp_path: Path) -> None:
     section, name = key.split(".")
-    names(refused(f"[{section}]\n{name} = {bad}", tmp_path), tmp_path, key, f"{bad} was given. ", "should")
+    names(refused(f"[{section}]\n{name} = {bad}", tmp_path), tmp_path, key, " was given. ", "should")
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.1"])

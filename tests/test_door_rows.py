@@ -155,3 +155,10 @@ def test_as_of_may_be_a_date_or_a_time_in_any_zone_or_none() -> None:
 def test_on_error_is_one_of_two_words() -> None:
     with pytest.raises(ValueError, match="neither 'raise' nor 'quarantine'"):
         margin(tables(), on_error="ignore")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_venue_in_files_of_any_kind_has_the_margins_of_its_frames(kind: str, tmp_path: Path) -> None:
+    files = {name: write(frame, tmp_path, name, kind) for name, frame in tables().items()}
+    assert margin(files).margins.equals(markets.clean().margins)
+    assert margin({name: frame.to_arrow() for name, frame in tables().items()}).margins.equals(markets.clean().margins)

@@ -120,3 +120,8 @@ def test_an_account_in_many_bad_things_names_some_and_counts_the_rest() -> None:
     reason = row(result, "all")["reason"]
     assert reason.startswith("stale: quote of BTC-FUT, quote of BTC-INV, ")
     assert reason.endswith(" and 2 more")
+
+
+def test_a_century_of_patience_is_the_most_that_can_be_asked_for() -> None:
+    patient = markets.config(stale_after_days=36_500.0, unusable_after_days=36_500.0)
+    assert set(margin(tables(), patient, as_of=AS_OF + timedelta(days=40)).margins["status"]) == {"ok"}

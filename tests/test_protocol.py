@@ -311,7 +311,7 @@ MARKETS = {
 @pytest.mark.parametrize("trouble", MARKETS)
 @pytest.mark.parametrize("leaf", ["half_life_days", "volatility_floor"])
 def test_total_shortfall_has_the_slope_of_its_finite_difference(double: None, leaf: str, trouble: str) -> None:
-    """Bug while it fails with NaN: `volatility_floor` has no slope where any factor of the market misses a return."""
+    """Whatever else the market lists: a factor that misses returns must leave no NaN in anybody's slope."""
     # After fifty days of calm a floor of 0.9 binds; none lets the half-life have all its effect.
     floor = 0.9 if leaf == "volatility_floor" else 0.0
     slope_is_a_finite_difference(MARKETS[trouble](), configured(scenarios={"volatility_floor": floor}), leaf)

@@ -120,9 +120,9 @@ class Scenarios(_Section):
     )
     residual_cap: float = Field(15.0, gt=0, description="largest past return, in volatilities of its day")
     least_bars: int = Field(100, ge=2, description="returns below which a factor takes its proxy")
-    stale_after_days: float = Field(5.0, gt=0, description="days after which a price or history is stale")
+    stale_after_days: float = Field(5.0, gt=0, le=36_500, description="days after which a price or history is stale")
     unusable_after_days: float = Field(
-        60.0, gt=0, description="days after which a history counts as none and the proxy takes over"
+        60.0, gt=0, le=36_500, description="days after which a history counts as none and the proxy takes over"
     )
     stress: tuple[StressWindow, ...] = Field(
         (), strict=False, description="named windows {name, from, to, mass}; mass 0 enters worst cases only"
