@@ -169,7 +169,7 @@ def test_a_model_of_ones_own_margins_a_book() -> None:
 
 
 def test_a_number_a_model_has_no_notion_of_is_null_and_its_margin_stands() -> None:
-    """Bug while it fails: a model that leaves the expected shortfall NaN makes every account `numerical`."""
+    """A model that leaves the expected shortfall NaN makes every account `numerical`."""
     row = result(one(HELD), by=percentage(says_shortfall=False)).margins.row(0, named=True)
     assert row["expected_shortfall"] is None
     assert (row["status"], row["reason"]) == ("ok", None)
@@ -331,7 +331,7 @@ def slope_is_a_finite_difference(tables: dict[str, pl.DataFrame], config: Config
     exposures = expose(held, known, history)
     draws = model.draw(7, history)
     accounts = np.arange(len(held))
-    tiles = [build(exposures, part, np.float64) for part in cut(exposures, accounts, tile_rows=64)]
+    tiles = [build(exposures, part, np.float64) for part in cut(exposures, accounts, tile_rows=64, scenarios=1_000)]
 
     @jax.jit
     def total(value: jax.Array) -> jax.Array:

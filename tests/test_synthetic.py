@@ -191,9 +191,7 @@ def check_tables(
     assert (joined["index_price"] == joined["price"]).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "given"), [("accounts", 0), ("underlyings", 2), ("instruments", 0), ("bars", 1)]
-)
+@pytest.mark.parametrize(("name", "given"), [("accounts", 0), ("underlyings", 2), ("instruments", 0), ("bars", 1)])
 def test_a_venue_of_nothing_is_refused_with_what_to_do(name: str, given: int) -> None:
     with pytest.raises(ValueError, match=rf"`{name}={given}`.*Use at least {given + 1}"):
         venue(**{name: given})
@@ -241,19 +239,13 @@ def test_marks_stand_near_the_index_and_dated_ones_above_it(made: Venue, usd: di
     assert relative.filter(dated).mean() > 0.005
 
 
-def test_the_mark_of_a_perpetual_carries_the_last_basis_of_the_history(
-    made: Venue, usd: dict[str, float]
-) -> None:
-    last = made.tables["history"].filter(
-        (pl.col("factor") == "basis") & (pl.col("time") == pl.col("time").max())
-    )
+def test_the_mark_of_a_perpetual_carries_the_last_basis_of_the_history(made: Venue, usd: dict[str, float]) -> None:
+    last = made.tables["history"].filter((pl.col("factor") == "basis") & (pl.col("time") == pl.col("time").max()))
     assert last.height == 10  # half of the underlyings
     perpetuals = made.tables["instruments"].filter(pl.col("kind") == "perpetual")
     joined = perpetuals.join(made.tables["quotes"], on="instrument_id").join(last, on="underlying")
     index, quote = (joined[c].replace_strict(usd, return_dtype=pl.Float64) for c in ("underlying", "quote"))
-    assert (
-        joined["mark_price"] * quote / index - 1 - joined["value"]
-    ).abs().max() < 2e-4  # own noise: 0.3 bp
+    assert (joined["mark_price"] * quote / index - 1 - joined["value"]).abs().max() < 2e-4  # own noise: 0.3 bp
 
 
 def test_most_accounts_hold_one_to_three_positions_and_a_few_hold_150(accounts: pl.DataFrame) -> None:

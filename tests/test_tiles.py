@@ -142,7 +142,7 @@ def exposed() -> Exposures:
 
 
 def tiles(exposures: Exposures, tile_rows: int = 64) -> Iterator[tuple[Cut, Tile]]:
-    for part in cut(exposures, np.arange(len(exposures.equity)), tile_rows=tile_rows):
+    for part in cut(exposures, np.arange(len(exposures.equity)), tile_rows=tile_rows, scenarios=1_000):
         yield part, build(exposures, part, np.float32)
 
 
@@ -169,7 +169,7 @@ def test_float64_keeps_the_contract_too() -> None:
 
 @pytest.mark.parametrize("count", [16, 40])
 def test_a_handful_of_scenarios_keeps_the_contract_too(count: int) -> None:
-    """Bug while it fails: XLA sums an array of fewer than 4,096 numbers in another order than a larger one, so that
+    """XLA sums an array of fewer than 4,096 numbers in another order than a larger one, so that
     below 64 scenarios the height of a tile decides the last bit of an expected shortfall and of a score."""
     few = counted(scenario_set(COINS, scenarios().shocks[:count, : len(COINS)]), tail=0.25)
     chosen = only(pl.col("account_id").is_in(some_of(5).implode()))
@@ -180,7 +180,7 @@ def test_a_handful_of_scenarios_keeps_the_contract_too(count: int) -> None:
 
 
 def test_haircuts_of_many_coins_keep_the_contract_too() -> None:
-    """Bug while it fails: from five coins on, collateral is 16 wide, and 256 such rows are summed in another order than
+    """From five coins on, collateral is 16 wide, and 256 such rows are summed in another order than
     128: the haircut differs in its last bit."""
     names = some_of(5)
     rng = np.random.default_rng(13)
@@ -256,7 +256,7 @@ def test_tiles_have_a_multiple_of_64_rows_and_never_one(tile_rows: int) -> None:
     assert heights == {2: tile_rows, 8: tile_rows, 512: 64}
     (lonely,) = [part for part, _ in tiles(exposures) if part.width == 512]
     assert len(lonely.accounts) == 1
-    (single,) = cut(exposures, np.array([5]), tile_rows=tile_rows)
+    (single,) = cut(exposures, np.array([5]), tile_rows=tile_rows, scenarios=1_000)
     assert build(exposures, single, np.float32).quantities.shape == (tile_rows, single.width)
 
 

@@ -73,13 +73,14 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
     entry = rows["entry_price"].to_numpy().astype(float)
     now = mark[row]
     entry = np.where(np.isnan(entry), now, entry)
-    pays, size = style[row], quantity * multiplier[row]
-    price = np.append(index, 1.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    pays, price = style[row], np.append(index, 1.0)
+    # What is beyond float64 becomes infinite, and its holder `numerical`.
+    with np.errstate(all="ignore"):
+        size = quantity * multiplier[row]
         unrealised = np.select(
             [pays == LINEAR, pays == INVERSE], [size * (now - entry), size * (1 / entry - 1 / now)], 0.0
         )
-    owned = np.where(pays == SPOT, size * now * price[settle[row]], 0.0)
+        owned = np.where(pays == SPOT, size * now * price[settle[row]], 0.0)
 
     balances = book.balance_rows
     asset = balances["asset"].replace_strict(
@@ -94,8 +95,9 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
         np.concatenate([balances["amount"].to_numpy(), unrealised]),
         len(book),
     )
-    equity = np.bincount(held.owners, held.amounts * price[held.columns], minlength=len(book))
-    equity = equity + np.bincount(owner, owned, minlength=len(book))
+    with np.errstate(all="ignore"):
+        equity = np.bincount(held.owners, held.amounts * price[held.columns], minlength=len(book))
+        equity = equity + np.bincount(owner, owned, minlength=len(book))
     moves = held.columns < len(assets)
     return Exposures(
         listed=listed,

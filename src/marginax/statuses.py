@@ -14,8 +14,8 @@ from marginax.calendars import DAY
 from marginax.exposures import Exposures
 from marginax.history import NO_PROXY, FactorHistory
 from marginax.market import Market
+from marginax.match import Matched
 from marginax.status import Status
-from marginax.tables.match import Matched
 
 # Names listed in a reason before the rest is only counted.
 NAMED = 8

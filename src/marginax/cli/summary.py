@@ -62,6 +62,9 @@ def print_summary(result: "Result", out: Path) -> None:
     for status in Status:
         if by_status[status.label]:
             console.print(f"{by_status[status.label]:>9,}  {status.label:<16}[dim]{status.meaning}[/dim]")
+    if scenarios["index_far_from_history"]:
+        names = ", ".join(scenarios["index_far_from_history"])
+        console.print(f"\nThe index price is far from the last bar of its history, in the same unit? {names}.")
     if result.quarantine.height:
         where = out / "quarantine.parquet"
         console.print(f"\n{result.quarantine.height:,} rows were quarantined; {where} says why.")

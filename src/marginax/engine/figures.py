@@ -8,11 +8,11 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from marginax.exposures import Exposures
+from marginax.match import Matched
 from marginax.models.protocol import Margin, Totals
 from marginax.scenarios.sets import ScenarioSet
 from marginax.status import Status
 from marginax.statuses import Statuses
-from marginax.tables.match import Matched
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Figures:
         for name, values, ratio in zip(margin.parts.names, margin.parts.values, margin.maintenance_ratios, strict=True):
             part = np.asarray(values[:rows], float)
             self.parts[name][accounts] = part
-            requirement += part * float(ratio)
+            requirement += part * float(str(ratio))  # 0.8 where float32 says 0.800000012
         self.maintenance[accounts] = requirement
         for name, numbers in self.numbers.items():
             numbers[accounts] = getattr(margin, name)[:rows] + 0.0  # no negative zero
@@ -57,9 +57,8 @@ class Figures:
 
     @property
     def finite(self) -> Bool[np.ndarray, " accounts"]:
-        """False where an account was computed and something of it is not finite."""
-        known = np.isfinite(self.maintenance) & np.isfinite(self.numbers["expected_shortfall"])
-        return known | ~self.computed
+        """False where an account was computed and its requirement is not finite."""
+        return np.isfinite(self.maintenance) | ~self.computed
 
 
 def margins_table(

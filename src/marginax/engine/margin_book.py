@@ -13,19 +13,20 @@ import jax
 import numpy as np
 
 from marginax.book import Book
-from marginax.config import Config, Engine
+from marginax.config import Config, Engine, Run
 from marginax.engine.compilation import persistent_cache
 from marginax.engine.figures import Figures
 from marginax.engine.result import Result
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import expose
 from marginax.market import Market
+from marginax.match import match
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
+from marginax.problems import BadInput, Problem
 from marginax.scenarios.sets import ScenarioSet
 from marginax.statuses import account_statuses
 from marginax.tables.door import OnError
-from marginax.tables.match import match
 
 Progress = Callable[[int, int], None]
 """Called with accounts done and accounts in all."""
@@ -36,21 +37,24 @@ def margin_book(
     market: Market,
     model: str | Path | Config | MarginModel = "expected_shortfall",
     *,
-    seed: int = 7,
+    seed: int | None = None,
     engine: Engine | None = None,
     on_error: OnError = "raise",
     progress: Progress | None = None,
 ) -> Result:
     """Margin of every account of `book` in `market`.
 
-    `model` is a preset's name, a TOML file, a configuration or a model. `seed` settles every draw; `engine` how the
-    book is cut (no key of it changes a result but `precision`). Raises BadInput for what is held and has no price,
-    unless `on_error="quarantine"`: then those rows are set aside and their accounts have a status and no margin.
+    `model` is a preset's name, a TOML file, a configuration or a model. `seed` settles every draw (by default the
+    configuration's); `engine` how the book is cut (no key of it changes a result but `precision`). Raises BadInput for
+    what is held and has no price, unless `on_error="quarantine"`: then those rows are set aside and their accounts
+    have a status and no margin.
     """
     persistent_cache()
     clock = {"started": perf_counter()}
     chosen = load_model(model)
     settings = engine or chosen.settings.engine
+    seed = chosen.settings.run.seed if seed is None else seed
+    _agree(chosen.settings.run, market)
     matched = match(book, market, model=chosen.name, on_error=on_error)
     with jax.enable_x64(True):
         history = chosen.factors(matched.market, matched.book.instruments)
@@ -97,6 +101,16 @@ def margin_book(
         attribute=tiles.attributions,
         clock=clock,
     )
+
+
+def _agree(run: Run, market: Market) -> None:
+    """Refuse a configuration that states another currency or time than the market was read with."""
+    for key, read in (("currency", market.currency), ("as_of", market.as_of)):
+        stated = getattr(run, key)
+        if key in run.model_fields_set and stated is not None and stated != read:
+            what = f"`{stated}` is configured and the market was read with `{read}`"
+            remedy = f"Read it with read_market({key}=...), or remove the key"
+            raise BadInput([Problem("configuration", f"run.{key}", None, what, remedy)])
 
 
 @jax.jit

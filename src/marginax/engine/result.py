@@ -15,10 +15,10 @@ import pyarrow as pa
 from marginax.config import Config
 from marginax.engine.figures import Figures, finite, margins_table, uncovered_loss
 from marginax.exposures import Exposures
+from marginax.match import Matched
 from marginax.models.protocol import Parts
 from marginax.scenarios.sets import ScenarioSet
 from marginax.statuses import Statuses
-from marginax.tables.match import Matched
 from marginax.tables.results import write_tables
 from marginax.tables.schemas import UNUSED
 
@@ -70,7 +70,7 @@ class Result:
             "seed": seed,
             "as_of": matched.market.as_of.isoformat(),
             "currency": matched.market.currency,
-            "configuration": settings.model_dump(mode="json", by_alias=True),
+            "configuration": settings.model_dump(mode="json", by_alias=True, exclude={"run"}),
             "inputs": {name: table.record for name, table in tables.items() if table.digests},
             "unused_tables": [name for name in UNUSED if tables[name].given],
             "history_rows_after_as_of": matched.market.after_as_of,
@@ -118,7 +118,7 @@ class Result:
             unknown = sorted(set(accounts) - set(book.accounts))
             if unknown:
                 raise KeyError(f"no account {unknown[0]!r} in the book")
-            chosen = np.flatnonzero(np.isin(book.accounts, accounts))
+            chosen = np.flatnonzero(pl.Series(book.accounts, dtype=pl.String).is_in(accounts).to_numpy())
         able = chosen[self.margins["initial_margin"].is_not_null().to_numpy()[chosen]]
         frames = [self._attribution_rows(part, shares) for part, shares in self._attribute(able)]
         empty = {

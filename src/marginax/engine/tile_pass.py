@@ -21,6 +21,7 @@ class TilePass:
     def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
         self._exposures = exposures
         self._rows = settings.tile_rows
+        self._scenarios = len(prepared.weights)
         self._dtype = np.float32 if settings.precision == "float32" else np.float64
         self._devices = stream_devices(settings.streams)
         with self._precision():
@@ -31,18 +32,21 @@ class TilePass:
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile every shape these accounts need, streams side by side, on tiles without accounts."""
         nobody = accounts[:0]
-        cuts = cut(self._exposures, accounts, tile_rows=self._rows)
+        cuts = self._cut(accounts)
         shapes = dict.fromkeys((part.rows, part.width, part.collateral_width) for part in cuts)
         for _ in self._stream((Cut(nobody, *shape) for shape in shapes), _margin):
             pass
 
     def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Any]]:
         """The model's margins and totals for each tile over these accounts."""
-        return self._stream(cut(self._exposures, accounts, tile_rows=self._rows), _margin)
+        return self._stream(self._cut(accounts), _margin)
 
     def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
         """The model's attribution for each tile over these accounts."""
-        return self._stream(cut(self._exposures, accounts, tile_rows=self._rows), _attribute)
+        return self._stream(self._cut(accounts), _attribute)
+
+    def _cut(self, accounts: np.ndarray) -> Iterator[Cut]:
+        return cut(self._exposures, accounts, tile_rows=self._rows, scenarios=self._scenarios)
 
     def _stream(self, parts: Iterable[Cut], call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
         def work(stream: int, part: Cut) -> Any:

@@ -7,6 +7,7 @@ compiled once; the last tile of a shape is filled up with empty accounts.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from jaxtyping import Int64
@@ -18,6 +19,8 @@ from marginax.models.protocol import Runs, Tile
 # A tile's losses should stay in a core's cache: wide tiles take the least number of rows.
 ROW_STEP = 64
 WIDE = 256
+# XLA on CPU sums arrays of fewer numbers than this in another order: a tile's losses never are that small.
+LEAST_NUMBERS = 4096
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,17 @@ class Cut:
     collateral_width: int
 
 
-def cut(exposures: Exposures, accounts: Int64[np.ndarray, " accounts"], *, tile_rows: int) -> Iterator[Cut]:
+def cut(
+    exposures: Exposures, accounts: Int64[np.ndarray, " accounts"], *, tile_rows: int, scenarios: int
+) -> Iterator[Cut]:
     """Tiles over these accounts, widest first so that streams end together; accounts keep their order in a shape."""
+    least = ROW_STEP * ceil(LEAST_NUMBERS / (max(scenarios, 1) * ROW_STEP))
     widths = _power(exposures.positions.counts[accounts], base=2, least=2)
     sides = _power(exposures.collateral.counts[accounts], base=4, least=4)
     sides = np.where(exposures.collateral.counts[accounts] == 0, 0, sides)
     for width, side in sorted({*zip(widths.tolist(), sides.tolist(), strict=True)}, reverse=True):
         members = accounts[(widths == width) & (sides == side)]
-        rows = tile_rows if width < WIDE else ROW_STEP
+        rows = max(tile_rows if width < WIDE else ROW_STEP, least)
         for first in range(0, len(members), rows):
             yield Cut(members[first : first + rows], rows, width, side)
 

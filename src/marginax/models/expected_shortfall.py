@@ -82,15 +82,8 @@ class ExpectedShortfall(MarginModel):
     def draw(self, seed: int, history: FactorHistory) -> ShortfallDraws:
         """What the scenario source draws; raises BadInput when the tail holds less than one scenario."""
         draws = self.source.draw(seed, history)
-        given = isinstance(self.source, GivenScenarios)
-        count = len(self.source.labels(history))
-        if not given and count * self.tail < 1 - 1e-9:
-            what = (
-                f"`tail={self.tail:g}` of {count} scenarios is {count * self.tail:.2g} of a scenario, so the answer "
-                "would be the worst loss whatever `tail` says"
-            )
-            remedy = f"Give a history of at least {int(np.ceil(1 / self.tail)) + 1} bars, or widen the tail"
-            raise BadInput([Problem("history", None, None, what, remedy, table="history")])
+        if isinstance(self.source, HistoricalScenarios):
+            _check_tail(self.tail, self.source, history)
         haircuts = self.settings.collateral.haircuts
         shares = [haircuts.get(name, 0.0) for name in history.names[: history.underlyings]]
         return ShortfallDraws(draws, np.array(shares, float))
@@ -110,7 +103,7 @@ class ExpectedShortfall(MarginModel):
         shocks, weights = self.source.shocks(state, draws.scenarios)
         cube = revalue(instruments, market, shocks)
         none = jnp.zeros(len(instruments.style))
-        haircuts = jnp.concatenate([none, draws.haircuts * market.index, jnp.zeros(1)])
+        haircuts = jnp.concatenate([none, draws.haircuts * jnp.abs(market.index), jnp.zeros(1)])
         return ShortfallPrepared(cube=cube, weights=weights, haircuts=haircuts), shocks
 
     def margin(self, prepared: ShortfallPrepared, tile: Tile) -> tuple[Margin, Totals]:
@@ -123,7 +116,7 @@ class ExpectedShortfall(MarginModel):
         owes = _owes(tile)
         core_part = jnp.where(owes, core, 0)
         collateral = jnp.where(owes, shortfall, 0) - core_part
-        haircut = jnp.where(owes, jnp.sum(prepared.haircuts[tile.assets] * jnp.maximum(tile.amounts, 0), axis=1), 0)
+        haircut = jnp.where(owes, _haircut(prepared, tile), 0)
         floor = jnp.maximum(0, -(core_part + collateral))
         if self._independent:
             error = expected_shortfall_error(joint, weights, tail=self.tail)
@@ -168,14 +161,17 @@ class ExpectedShortfall(MarginModel):
         """How often residuals were capped, which factors are proxied, frozen or missing."""
         capped = np.asarray(_capped(self.source, state))
         names = np.array(history.names)
+        usual = np.asarray(state.long_run) * np.sqrt(history.gap_bars)
+        leap = np.abs(np.nan_to_num(history.gap_return)) > self.settings.scenarios.residual_cap * usual
         return {
+            "index_far_from_history": names[leap & history.own].tolist(),
             "residuals_capped": {str(names[k]): int(capped[k]) for k in np.flatnonzero(capped)},
             "proxied": names[history.proxied].tolist(),
             "never_moved": names[history.frozen].tolist(),
             "without_history_or_proxy": names[history.missing].tolist(),
             "bars_per_day": history.grid.bars_per_day,
-            "first_bar": np.datetime_as_string(history.times[0], unit="m"),
-            "last_bar": np.datetime_as_string(history.times[-1], unit="m"),
+            "first_bar": str(np.datetime_as_string(history.times[0], unit="m")),
+            "last_bar": str(np.datetime_as_string(history.times[-1], unit="m")),
         }
 
     @property
@@ -184,7 +180,13 @@ class ExpectedShortfall(MarginModel):
 
 
 def build(config: Config) -> ExpectedShortfall:
-    """The model a configuration describes; what the entry point `expected_shortfall` names."""
+    """The model a configuration describes; what the entry point `expected_shortfall` names.
+
+    Raises BadInput for `parameters`, which this model has none of.
+    """
+    if config.parameters:
+        what, remedy = "`expected_shortfall` has no parameters of its own", "Remove the table"
+        raise BadInput([Problem("configuration", "parameters", None, what, remedy)])
     return ExpectedShortfall(
         name="expected_shortfall",
         settings=config,
@@ -192,6 +194,20 @@ def build(config: Config) -> ExpectedShortfall:
         maintenance_ratio=np.asarray(config.risk.maintenance_ratio),
         tail=config.risk.tail,
     )
+
+
+def _check_tail(tail: float, source: HistoricalScenarios, history: FactorHistory) -> None:
+    """Refuse a tail thinner than the heaviest scenario: its answer would be one loss whatever `tail` says."""
+    effective = source.effective_count(history)
+    if effective * tail >= 1 - 1e-9:  # 100 scenarios at 0.01 are one, up to rounding
+        return
+    what = (
+        f"`tail={tail:g}` of {effective:.3g} scenarios is {effective * tail:.2g} of a scenario, so the answer would be "
+        "the worst loss whatever `tail` says"
+    )
+    least = int(np.ceil(1 / tail - 1e-9))
+    remedy = f"Give at least {least + 1} bars and a `scenarios.window` of {least}, or widen the tail"
+    raise BadInput([Problem("history", None, None, what, remedy, table="history")])
 
 
 @jax.jit
@@ -210,6 +226,13 @@ def _has_collateral(tile: Tile) -> bool:
 
 def _owes(tile: Tile) -> Bool[Array, " accounts"]:
     return jnp.any(tile.quantities != 0, axis=1)
+
+
+def _haircut(prepared: ShortfallPrepared, tile: Tile) -> Float[Array, " accounts"]:
+    """Cost of liquidating what is held; a debt costs nothing. Summed in position order, whatever the tile's shape."""
+    if not _has_collateral(tile):
+        return jnp.zeros_like(tile.equity)
+    return accumulate(prepared.haircuts[:, None], tile.assets, jnp.maximum(tile.amounts, 0))[:, 0]
 
 
 def _losses(prepared: Prepared, tile: Tile) -> tuple[Array, Array]:

@@ -150,9 +150,7 @@ class HistoricalScenarios(eqx.Module):
         blocks = [overlapping_sums(recent[cut.first :], bars=bars)]
         blocks += [overlapping_sums(plain[begin:end], bars=bars) for begin, end in cut.windows]
         masses = [window.mass for window in self.stress]
-        age = jnp.arange(blocks[0].shape[0] - 1, -1, -1)
-        half_life = self.age_half_life_days * factors.bars_per_day
-        raw = jnp.exp2(-age / half_life) if self.source == "age_weighted" else jnp.ones(len(age))
+        raw = self._age_weights(blocks[0].shape[0], factors.bars_per_day)
         weights = [(1 - sum(masses)) * raw / jnp.sum(raw)]
         weights += [jnp.full(len(block), mass / len(block)) for block, mass in zip(blocks[1:], masses, strict=True)]
         return jnp.concatenate(blocks) * scale, jnp.concatenate(weights)
@@ -189,6 +187,19 @@ class HistoricalScenarios(eqx.Module):
         for window, (begin, end) in zip(self.stress, cut.windows, strict=True):
             labels += [f"{window.name}: {stretch(last)}" for last in range(begin + bars - 1, end)]
         return tuple(labels)
+
+    def effective_count(self, history: FactorHistory) -> float:
+        """How many scenarios of the heaviest weight make up the history: their number where weights are equal."""
+        bars, _ = self.horizon(history.grid.bars_per_day)
+        count = len(history.times) - self.cut(history).first - bars + 1
+        weights = np.asarray(self._age_weights(count, history.grid.bars_per_day), float)
+        return float(weights.sum() / weights.max())
+
+    def _age_weights(self, count: int, bars_per_day: float) -> Float[Array, " scenarios"]:
+        """Weights of the history's scenarios, the last one 1: equal, or halved with each half-life of age."""
+        if self.source != "age_weighted":
+            return jnp.ones(count)
+        return jnp.exp2(-jnp.arange(count - 1, -1, -1) / (self.age_half_life_days * bars_per_day))
 
     def horizon(self, bars_per_day: float) -> tuple[int, float]:
         """Bars to sum, and the square root of what is left when the horizon is no whole number of bars."""

@@ -21,8 +21,8 @@ class ScenarioSet:
     """Weighted scenarios of named factors.
 
     `independent` says that the scenarios are independent draws, so that a standard error has a meaning; it has none
-    for historical and deterministic sets. Raises ValueError where shapes disagree, a number is not finite, a weight
-    is negative, or the weights do not sum to one.
+    for historical and deterministic sets. Raises ValueError where shapes disagree, a factor is named twice, a number
+    is not finite, a weight is negative, or the weights do not sum to one.
     """
 
     factors: tuple[str, ...]
@@ -38,6 +38,9 @@ class ScenarioSet:
                 f"{wanted[0]} labels and {wanted[1]} factors do not fit shocks of shape {self.shocks.shape} and "
                 f"weights of shape {self.weights.shape}; shocks are scenarios x factors, weights one per scenario"
             )
+        if len(set(self.factors)) < len(self.factors):
+            twice = next(name for name in self.factors if self.factors.count(name) > 1)
+            raise ValueError(f"the factor {twice!r} is named twice; keep one column of shocks for it")
         if not np.isfinite(self.shocks).all():
             raise ValueError("a shock is not finite; every factor needs a number in every scenario")
         if not (self.weights >= 0).all() or abs(self.weights.sum() - 1) > ROUNDING:

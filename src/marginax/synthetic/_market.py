@@ -93,8 +93,7 @@ def market(seed: np.random.SeedSequence, *, underlyings: int, instruments: int, 
             "history": _history([*coins, *STABLECOINS], days, paths),
         },
         stress_windows=[
-            (f"crash of {days[bar]:%Y-%m}", days[bar - 2], days[min(bar + 25, bars - 1)])
-            for bar in paths.crashes
+            (f"crash of {days[bar]:%Y-%m}", days[bar - 2], days[min(bar + 25, bars - 1)]) for bar in paths.crashes
         ],
         popularity=np.array([contract.popularity for contract in contracts]),
     )
@@ -259,9 +258,7 @@ def _instruments(contracts: list[Contract], table: pl.DataFrame) -> pl.DataFrame
     )
 
 
-def _quotes(
-    rng: np.random.Generator, contracts: list[Contract], table: pl.DataFrame, basis: Floats
-) -> pl.DataFrame:
+def _quotes(rng: np.random.Generator, contracts: list[Contract], table: pl.DataFrame, basis: Floats) -> pl.DataFrame:
     """Marks are index times 1 + basis or carry, over the quote currency's own price; spreads by liquidity."""
     usd = dict(zip(table["underlying"], table["index_price"], strict=True)) | {"USD": 1.0}
     coin = np.array([c.coin for c in contracts])
