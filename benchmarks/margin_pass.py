@@ -1,7 +1,7 @@
 """Accounts a second of one margin pass over the demo venue: warm, answers checked first, one core and all.
 
-The book is the demo's (10,000 accounts, 200 instruments) on 2,000 historical scenarios without stress windows. A pass is
-the stream of tiles through the model: cutting, padding, products, tails, and the answers back on the host. The scipy
+The book is the demo's (10,000 accounts, 200 instruments) on 2,000 historical scenarios without stress windows. A pass
+is the stream of tiles through the model: cutting, padding, products, tails, and the answers back on the host. The scipy
 rival does the same accounts on the same cube: CSR product, `np.partition`, mean of the tail, on one thread.
 """
 

@@ -100,9 +100,11 @@ def test_an_inverse_contract_on_what_is_shocked_absolutely_is_refused() -> None:
     ]
 
 
-def test_the_account_currency_is_no_underlying() -> None:
+def test_the_account_currency_costs_one_and_moves_nothing() -> None:
     dollar = markets.plus(markets.underlyings(), "USD", 1.0, AS_OF)
-    names(refused(tables(underlyings=dollar)), "<underlyings>", "underlying", 6, "its price is 1", "Remove the row")
+    assert margin(tables(underlyings=dollar)).margins.equals(margin(tables()).margins)
+    other = markets.plus(markets.underlyings(), "USD", 0.99, AS_OF)
+    names(refused(tables(underlyings=other)), "<underlyings>", "index_price", 6, "whose price is 1", "Remove the row")
 
 
 def test_a_proxy_is_another_underlying_and_leads_somewhere() -> None:

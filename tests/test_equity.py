@@ -328,7 +328,7 @@ def test_money_of_none_in_an_unknown_asset_is_nothing() -> None:
 
 
 def test_no_haircut_is_negative_even_where_a_price_is() -> None:
-    """Oil at -37 dollars with a haircut of one half lowers the requirement by 18.50 a barrel."""
+    """Ten barrels at -37 dollars are no reason to owe less."""
     oil = frame("underlyings", [{"underlying": "OIL", "index_price": -37.0, "shock": "absolute"}])
     there = {**venue(), "underlyings": pl.concat([venue()["underlyings"], oil])}
     still = given(scenario_set(("BTC", "ETH", "USDT", "OIL"), [np.log([0.8, 1, 1, 1]), np.zeros(4)]), tail=0.5,

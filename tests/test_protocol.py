@@ -169,7 +169,7 @@ def test_a_model_of_ones_own_margins_a_book() -> None:
 
 
 def test_a_number_a_model_has_no_notion_of_is_null_and_its_margin_stands() -> None:
-    """A model that leaves the expected shortfall NaN makes every account `numerical`."""
+    """NaN in a figure that is no part of the requirement says that the model has no such notion."""
     row = result(one(HELD), by=percentage(says_shortfall=False)).margins.row(0, named=True)
     assert row["expected_shortfall"] is None
     assert (row["status"], row["reason"]) == ("ok", None)

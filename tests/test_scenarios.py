@@ -184,7 +184,7 @@ def test_a_window_that_cannot_be_is_refused(stress: list[dict[str, Any]], said: 
 
 
 def test_windows_without_mass_do_not_make_a_tail() -> None:
-    """60 returns are refused at a tail of 1 %, but not with 60 more that carry no probability."""
+    """60 returns are refused at a tail of 1 %, and so they are with 60 more that carry no probability."""
     short = [row for row in paths() if row["time"] >= DAYS[-61]]
     tables = holding(venue(history=short), {"BTC-SPOT": 1.0})
     window = {"name": "all of it", "from": DAYS[-60].date(), "to": DAYS[-1].date()}

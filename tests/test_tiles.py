@@ -169,8 +169,7 @@ def test_float64_keeps_the_contract_too() -> None:
 
 @pytest.mark.parametrize("count", [16, 40])
 def test_a_handful_of_scenarios_keeps_the_contract_too(count: int) -> None:
-    """XLA sums an array of fewer than 4,096 numbers in another order than a larger one, so that
-    below 64 scenarios the height of a tile decides the last bit of an expected shortfall and of a score."""
+    """XLA sums fewer than 4,096 numbers in another order than more, so tiles are never that small."""
     few = counted(scenario_set(COINS, scenarios().shocks[:count, : len(COINS)]), tail=0.25)
     chosen = only(pl.col("account_id").is_in(some_of(5).implode()))
     low, high = (
@@ -180,8 +179,7 @@ def test_a_handful_of_scenarios_keeps_the_contract_too(count: int) -> None:
 
 
 def test_haircuts_of_many_coins_keep_the_contract_too() -> None:
-    """From five coins on, collateral is 16 wide, and 256 such rows are summed in another order than
-    128: the haircut differs in its last bit."""
+    """From five coins on, collateral is 16 wide, and XLA would sum 256 such rows in another order than 128."""
     names = some_of(5)
     rng = np.random.default_rng(13)
     rich = [

@@ -93,9 +93,10 @@ def filtered_residuals(
 ) -> tuple[Float[Array, "bars factors"], Int[Array, " factors"]]:
     """Returns over the volatility of their day, and how many of each factor's were capped.
 
-    The denominator is `path`, the volatility known before each bar, but at least `least_share` of the long-run volatility and residuals are cut at +-`cap`: a pegged coin
-    that jumps once has a residual of 167 otherwise, and rescaling then shows a loss beyond 100 %. A return over n bars
-    is divided by sqrt(n); a factor that never moved has residual zero; missing stays NaN.
+    The denominator is `path`, the volatility known before each bar, but at least `least_share` of the long-run
+    volatility and residuals are cut at +-`cap`: a pegged coin that jumps once has a residual of 167 otherwise, and
+    rescaling then shows a loss beyond 100 %. A return over n bars is divided by sqrt(n); a factor that never moved has
+    residual zero; missing stays NaN.
 
     Gradient: exact where nothing is floored or capped. Source: Barone-Adesi, Giannopoulos and Vosper (1999).
     """

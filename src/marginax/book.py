@@ -50,6 +50,9 @@ class Book:
     def __len__(self) -> int:
         return len(self.accounts)
 
+    def __repr__(self) -> str:
+        return f"Book({len(self):,} accounts, {len(self.instruments):,} instruments)"
+
     @cached_property
     def positions(self) -> Entries:
         """Merged positions: instrument numbers and signed contracts; what nets to zero is gone."""

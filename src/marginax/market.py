@@ -24,6 +24,9 @@ class Market:
     tables: dict[str, Admitted]
     after_as_of: int
 
+    def __repr__(self) -> str:
+        return f"Market({self.underlyings.height:,} underlyings as of {self.as_of:%Y-%m-%d %H:%M} in {self.currency})"
+
     @property
     def underlyings(self) -> pl.DataFrame:
         """The rows of the table `underlyings`; the shock is filled in (log unless said otherwise)."""
@@ -54,7 +57,7 @@ def read_market(
     signals: Source | None = None,
     tiers: Source | None = None,
     order_book: Source | None = None,
-    as_of: date | datetime | None = None,
+    as_of: date | datetime | str | None = None,
     currency: str = Run().currency,
     on_error: OnError = "raise",
 ) -> Market:
@@ -77,9 +80,11 @@ def read_market(
         for name, source in given.items()
     }
     tables["underlyings"] = tables["underlyings"].set_aside(_unusable(tables["underlyings"], currency), on_error)
+    moving = tables["underlyings"].rows.filter(pl.col("underlying") != currency)
+    tables["underlyings"] = tables["underlyings"].of(moving)
     tables["underlyings"] = tables["underlyings"].set_aside(_lost_proxies(tables["underlyings"]), on_error)
     tables["history"] = tables["history"].set_aside(_not_positive(tables), on_error)
-    now = _as_of(tables) if as_of is None else _utc(as_of)
+    now = _as_of(tables) if as_of is None else utc_time(as_of)
     past = tables["history"].rows.filter(pl.col("time") <= now)
     later = tables["history"].rows.height - past.height
     tables["history"] = tables["history"].of(past)
@@ -88,6 +93,7 @@ def read_market(
 
 def _unusable(table: Admitted, currency: str) -> pl.DataFrame:
     log = pl.col("shock").fill_null("log") == "log"
+    not_one = (pl.col("underlying") == currency) & (pl.col("index_price") != 1)
     return together(
         [
             find(
@@ -96,8 +102,8 @@ def _unusable(table: Admitted, currency: str) -> pl.DataFrame:
                 'Set its `shock` to "absolute" if its price may be zero or below',
             ),
             find(
-                table.rows, table.name, pl.col("underlying") == currency, "underlying",
-                f"{currency} is the account currency and its price is 1", "Remove the row",
+                table.rows, table.name, not_one, "index_price",
+                pl.format("{} was given for the account currency, whose price is 1", "index_price"), "Remove the row",
             ),
         ]
     )  # fmt: skip
@@ -151,7 +157,14 @@ def _returns(follows: dict[str, str | None], start: str) -> bool:
     return step == start
 
 
-def _utc(time: date | datetime) -> datetime:
+def utc_time(time: date | datetime | str) -> datetime:
+    """A date, a time or its ISO spelling as a UTC time; raises BadInput for words that are none."""
+    if isinstance(time, str):
+        try:
+            time = datetime.fromisoformat(time)
+        except ValueError:
+            what, remedy = f"'{time}' was given", "Write a UTC time such as 2026-01-31 or 2026-01-31T08:00:00Z"
+            raise BadInput([Problem("as_of", None, None, what, remedy)]) from None
     if not isinstance(time, datetime):
         time = datetime(time.year, time.month, time.day)
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -204,7 +204,7 @@ def test_a_price_beyond_float32_is_a_status_and_not_a_warning() -> None:
 
 @pytest.mark.parametrize(("quantity", "entry"), [(1.7e308, None), (1.0, 5e-324), (1.0, 1e308)])
 def test_an_amount_beyond_float64_is_a_status_and_not_a_warning(quantity: float, entry: float | None) -> None:
-    """Products of such a quantity or entry price make NumPy warn of an overflow."""
+    """Products of such a quantity or entry price are beyond float64."""
     tables = one_of_each().tables()
     absurd = {"account_id": "absurd", "instrument_id": "BTC-COIN", "quantity": quantity, "entry_price": entry}
     book = {**tables, "positions": pl.concat([tables["positions"], frame("positions", [absurd])])}

@@ -33,7 +33,7 @@ def test_a_set_of_scenarios_that_does_not_hold_together_is_refused(wrong: dict[s
 
 
 def test_a_factor_named_twice_is_refused() -> None:
-    """Which of two columns of one name is meant, nobody asks; the last one wins."""
+    """Nobody could say which of two columns of one name is meant."""
     with pytest.raises(ValueError, match="BTC"):
         scenario_set(("BTC", "BTC"), [[0.1, -0.2], [0.0, 0.3]])
 

@@ -1,6 +1,5 @@
 """`marginax margin`: files in, margins out."""
 
-from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -53,11 +52,12 @@ def command(
 ) -> int:
     """Margin every account of a book in files of your own (Parquet, CSV or Arrow IPC)."""
     from marginax.config import load_config
+    from marginax.market import utc_time
 
     settings = load_config(config)
     run = settings.run.model_copy(
         update={
-            "as_of": _time(as_of) if as_of else settings.run.as_of,
+            "as_of": utc_time(as_of) if as_of else settings.run.as_of,
             "seed": settings.run.seed if seed is None else seed,
         }
     )
@@ -92,6 +92,8 @@ def margin_files(
     json: bool = False,
 ) -> int:
     """Read, margin, write and tell; returns the exit code."""
+    if out.exists() and not out.is_dir():
+        raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
     from marginax.book import read_book
     from marginax.market import read_market
 
@@ -116,12 +118,3 @@ def _tell(result: "Result", out: Path, *, json: bool) -> None:
     from marginax.cli.summary import print_summary
 
     print_summary(result, out)
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        what, remedy = f"'{text}' was given", "Write a UTC time such as 2026-01-31 or 2026-01-31T08:00:00Z"
-        raise BadInput([Problem("command line", "--as-of", None, what, remedy)]) from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -1,7 +1,7 @@
 """What a person wants to know of a run, in the terminal."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from marginax.engine import Result
 
 CLOSEST = 5
+NAMED = 8
 # Characters a line where no terminal says how many it has: ids and labels are not cut short in a log.
 PIPED = 140
 TEXT = ("account", "worst scenario")
@@ -30,16 +31,17 @@ def print_summary(result: "Result", out: Path) -> None:
     if seconds["margined"] > 0 and margins.height:
         pace += f" in {seconds['margined']:.2f} s ({margins.height / seconds['margined']:,.0f} a second)"
     if seconds["compiled"] > 1:
-        pace += f", after {seconds['compiled']:.0f} s of compiling"
+        pace += f", after {seconds['compiled']:.0f} s of compiling or loading programs"
     console.print(f"\n[bold]Margin as of {manifest['as_of'][:16]} UTC[/bold] by {manifest['model']}: {pace}")
-    console.print(f"{scenarios['count']:,} scenarios on {scenarios['first_bar']} to {scenarios['last_bar']}\n")
+    console.print(f"{scenarios['count']:,} scenarios, the first {scenarios['first']}, the last {scenarios['last']}\n")
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
-    called = margins.filter(pl.col("call") > 0).height
-    beyond = margins.filter(pl.col("equity") < 0).height
+    able = margins.filter(pl.col("initial_margin").is_not_null())
+    called = able.filter(pl.col("call") > 0).height
+    beyond = able.filter(pl.col("equity") < 0).height
     rows = [
         ("equity", totals["equity"], f"{beyond:,} accounts below zero"),
         ("initial margin", totals["initial_margin"], _parts(result)),
@@ -47,24 +49,27 @@ def print_summary(result: "Result", out: Path) -> None:
         ("margin calls", totals["call"], f"{called:,} accounts below maintenance"),
     ]
     uncovered = manifest["uncovered_loss"]
-    if uncovered:
+    if uncovered["worst"]:
         note = f"loss beyond all equity, in {uncovered['worst_scenario']}"
         rows.append(("worst for the venue", uncovered["worst"], note))
     for name, amount, note in rows:
         table.add_row(name, f"{amount:,.0f} {currency}", note)
     console.print(table)
 
-    close = margins.filter(pl.col("margin_ratio").is_not_null()).sort("margin_ratio").head(CLOSEST)
+    # Who is called without owing maintenance has nothing left at all, and comes first.
+    ratio = pl.col("margin_ratio")
+    rank = pl.when(pl.col("call") > 0).then(ratio.fill_null(float("-inf"))).otherwise(ratio)
+    close = able.with_columns(rank=rank).filter(pl.col("rank").is_not_null()).sort("rank").head(CLOSEST)
     if close.height:
         console.print(_closest(close))
+    if result.excepted:
+        console.print(f"\nThe sums leave out {result.excepted:,} accounts without a margin.")
     by_status = manifest["accounts"]["by_status"]
     console.print()
     for status in Status:
         if by_status[status.label]:
             console.print(f"{by_status[status.label]:>9,}  {status.label:<16}[dim]{status.meaning}[/dim]")
-    if scenarios["index_far_from_history"]:
-        names = ", ".join(scenarios["index_far_from_history"])
-        console.print(f"\nThe index price is far from the last bar of its history, in the same unit? {names}.")
+    _print_notes(console, manifest)
     if result.quarantine.height:
         where = out / "quarantine.parquet"
         console.print(f"\n{result.quarantine.height:,} rows were quarantined; {where} says why.")
@@ -72,6 +77,30 @@ def print_summary(result: "Result", out: Path) -> None:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")
     console.print(f"\nResults: {out / 'margins.parquet'}, {out / 'manifest.json'}")
+
+
+def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
+    """What a person should look at in the data."""
+    scenarios, data = manifest["scenarios"], manifest["data"]
+    ignored = [f"{name} ({rows:,} rows)" for name, rows in data["history_of_nothing"].items()]
+    cut = [f"{name} ({count})" for name, count in scenarios.get("residuals_capped", {}).items() if ":" not in name]
+    notes = {
+        "Moved by a proxy": scenarios.get("proxied", []),
+        "Without history or proxy": scenarios.get("without_history_or_proxy", []),
+        "Past returns cut at the residual cap": cut,
+        "History of no underlying, ignored": ignored,
+        "Index price far from the last bar of its history (in one unit?)": scenarios.get("index_far_from_history", []),
+        "Mark less than half or more than twice the index (in one unit?)": data["marks_far_from_index"],
+        "Haircuts for assets that are no underlyings": scenarios.get("haircuts_of_nothing", []),
+    }
+    if data["prices_after_as_of"]:
+        notes["Prices later than as_of, used all the same"] = [f"{data['prices_after_as_of']:,}"]
+    if any(notes.values()):
+        console.print()
+    for note, names in notes.items():
+        if names:
+            more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+            console.print(f"{note}: {', '.join(names[:NAMED])}{more}.", markup=False)
 
 
 def _parts(result: "Result") -> str:
@@ -94,6 +123,7 @@ def _closest(rows: pl.DataFrame) -> Table:
         table.add_column(name, justify="left" if name in TEXT else "right", no_wrap=name == "account")
     for row in rows.iter_rows(named=True):
         money = (f"{row[name]:,.0f}" for name in ("equity", "initial_margin", "maintenance_margin"))
-        ratio, score = f"{row['margin_ratio']:.2f}", f"{row['stress_score']:.1%}"
-        table.add_row(row["account_id"], *money, ratio, f"{row['call']:,.0f}", score, row["worst_scenario"])
+        ratio = "" if row["margin_ratio"] is None else f"{row['margin_ratio']:.2f}"
+        score = f"{row['stress_score']:.1%}"
+        table.add_row(row["account_id"], *money, ratio, f"{row['call']:,.0f}", score, row["worst_scenario"] or "")
     return table

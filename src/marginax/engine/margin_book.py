@@ -14,6 +14,7 @@ import numpy as np
 
 from marginax.book import Book
 from marginax.config import Config, Engine, Run
+from marginax.data_quality import data_notes
 from marginax.engine.compilation import persistent_cache
 from marginax.engine.figures import Figures
 from marginax.engine.result import Result
@@ -71,6 +72,7 @@ def margin_book(
             labels=labels,
         )
         diagnostics = dict(chosen.diagnostics(history, state))
+    notes = data_notes(matched)
     statuses = account_statuses(
         matched, exposures, history, stale_after_days=chosen.settings.scenarios.stale_after_days
     )
@@ -98,6 +100,7 @@ def margin_book(
         statuses=statuses,
         scenarios=scenarios,
         diagnostics=diagnostics,
+        notes=notes,
         attribute=tiles.attributions,
         clock=clock,
     )

@@ -55,11 +55,13 @@ class Result:
         statuses: Statuses,
         scenarios: ScenarioSet,
         diagnostics: Mapping[str, Any],
+        notes: Mapping[str, Any],
         attribute: Attribute,
         clock: dict[str, float],
     ) -> "Result":
         """The tables and the manifest from what a run computed."""
         margins = margins_table(matched, exposures, model, figures, statuses, scenarios)
+        able = margins.filter(pl.col("initial_margin").is_not_null())
         tables = {**matched.book.tables, **matched.market.tables}
         seconds = list(clock.values())
         manifest: dict[str, Any] = {
@@ -81,9 +83,10 @@ class Result:
                 "sha256": scenarios.digest,
                 **diagnostics,
             },
+            "data": notes,
             "accounts": {"total": len(matched.book), "by_status": statuses.counts()},
             "totals": {
-                name: finite(float(margins[name].fill_null(0).sum()))
+                name: finite(float(able[name].sum()))
                 for name in ("equity", "initial_margin", "maintenance_margin", "call")
             },
             "uncovered_loss": uncovered_loss(figures, scenarios),
@@ -95,6 +98,9 @@ class Result:
         return cls(
             margins, manifest, matched.quarantine, scenarios, tuple(figures.parts), matched, exposures, attribute
         )
+
+    def __repr__(self) -> str:
+        return f"Result({self.margins.height:,} accounts, {self.excepted:,} without a margin)"
 
     @property
     def excepted(self) -> int:
@@ -131,7 +137,13 @@ class Result:
         return pl.concat([pl.DataFrame(schema=schema), *frames]).sort("account_id", maintain_order=True)
 
     def explain(self, account: str) -> pl.DataFrame:
-        """Why one account owes what it owes: its attribution, the largest share first."""
+        """Why one account owes what it owes: its attribution, the largest share first.
+
+        Raises KeyError for an account that is not in the book, ValueError with the reason for one without a margin.
+        """
+        row = self.margins.filter(pl.col("account_id") == account)
+        if row.height and row["initial_margin"][0] is None:
+            raise ValueError(f"{account} has no margin: {row['reason'][0]}")
         return self.attribution([account]).sort("total", descending=True)
 
     def write(self, directory: str | Path, *, attribution: bool = False) -> Path:

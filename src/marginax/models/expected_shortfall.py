@@ -165,6 +165,7 @@ class ExpectedShortfall(MarginModel):
         leap = np.abs(np.nan_to_num(history.gap_return)) > self.settings.scenarios.residual_cap * usual
         return {
             "index_far_from_history": names[leap & history.own].tolist(),
+            "haircuts_of_nothing": sorted(set(self.settings.collateral.haircuts) - set(history.names)),
             "residuals_capped": {str(names[k]): int(capped[k]) for k in np.flatnonzero(capped)},
             "proxied": names[history.proxied].tolist(),
             "never_moved": names[history.frozen].tolist(),
