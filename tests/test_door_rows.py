@@ -68,7 +68,8 @@ def test_a_held_underlying_or_settlement_asset_without_a_price_is_refused() -> N
     error = refused(tables(underlyings=without))
     assert {(p.file, p.column) for p in error.problems} == {("<positions>", "instrument_id")}
     assert "its settlement asset 'USDT' has no usable row in <underlyings>" in str(error)
-    settled = markets.instruments().with_columns(settle_asset=pl.lit("USD"))
+    quanto = (pl.col("kind") != "spot") & (pl.col("settlement") == "linear")
+    settled = markets.instruments().with_columns(settle_asset=pl.when(quanto).then(pl.lit("USD")))
     error = refused(tables(underlyings=without, instruments=settled))
     assert {(p.file, p.row) for p in error.problems} == {("<balances>", 6), ("<balances>", 9)}
     assert "the asset 'USDT' has no usable row in <underlyings>" in str(error)

@@ -182,10 +182,13 @@ def test_coins_held_against_a_short_are_one_book() -> None:
 
 
 def test_stablecoins_earned_and_not_yet_paid_lose_with_their_peg() -> None:
-    """196 dollars of profit in USDT, which falls by a half: the profit loses 98, the short pays 0.2 coins x 0 moves."""
+    """USDT falls by a half: 196 dollars of profit in it lose 98, and a coin costs twice as much in it.
+
+    The short of 0.2 coins, worth 10,094 dollars, pays as many again in dollars of half the worth: 5,047.
+    """
     depeg = given(multiples((1.0, 1.0, 0.5), (1.0, 1.0, 1.0)), tail=0.5)
     row = margin([("BTC-PERP-USDT", -2.0, 52_500.0)], by=depeg)
-    assert row["core"] == pytest.approx(0.0, abs=1e-9)
+    assert row["core"] == pytest.approx(5_047.0)
     assert row["collateral"] == pytest.approx(98.0)
 
 

@@ -180,9 +180,8 @@ def test_a_model_may_have_parts_with_ratios_of_their_own() -> None:
     model = WorstOf(name="worst of", settings=configured(scenarios={"least_bars": 2}), share=np.asarray(0.0))
     tables = one({"BTC-SPOT": -1.0, "ETH-SPOT": 8.0}, {"USD": 820.0})
     row = result(tables, by=model).margins.row(0, named=True)
-    # USDT moves with the rest, so that 8 x 32 x 0.9921875 dollars of ETH grow with the square: 254 x (1.25^2 - 1) at
-    # best, while the short coin loses 256.
-    losses = {move: 1_024 * move - 8 * 32 * 0.9921875 * ((1 + move) ** 2 - 1) for move in model.moves}
+    # 8 x 32 USDT of ETH are 254 dollars and move as dollars do, whatever USDT does.
+    losses = {move: 1_024 * move - 254 * move for move in model.moves}
     assert row["equity"] == 820 - 1_024 + 254
     worst = max(losses.values())
     assert row["worst"] == pytest.approx(worst, rel=1e-5)

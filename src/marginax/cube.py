@@ -18,10 +18,11 @@ LEAST_BASIS = -0.99
 
 
 class InstrumentArrays(eqx.Module):
-    """Instruments by number: `underlying` and `settle` point at assets (`settle` one past the last for the account
+    """Instruments by number: `underlying`, `quote` and `settle` point at assets (one past the last for the account
     currency), `basis` at a factor (one past the last for none), `style` is SPOT, LINEAR or INVERSE."""
 
     underlying: Int[Any, " instruments"]
+    quote: Int[Any, " instruments"]
     settle: Int[Any, " instruments"]
     basis: Int[Any, " instruments"]
     style: Int[Any, " instruments"]
@@ -47,16 +48,20 @@ def revalue(
     change = jnp.where(market.absolute[:, None], prices, market.index[:, None] * jnp.expm1(prices))
     still = jnp.zeros((1, scenarios), shocks.dtype)
     factors = jnp.concatenate([shocks.T, still])
-    index = jnp.concatenate([market.index, jnp.ones(1, market.index.dtype)])[instruments.settle][:, None]
-    index_change = jnp.concatenate([change, still])[instruments.settle]
+    now = jnp.concatenate([market.index, jnp.ones(1, market.index.dtype)])[:, None]
+    later = jnp.concatenate([change, still])
+    index, index_change = now[instruments.settle], later[instruments.settle]
+    quote, quote_change = now[instruments.quote], later[instruments.quote]
     mark, multiplier = market.mark[:, None], instruments.multiplier[:, None]
-    moved = price_change(
-        mark,
+    # Shocks move prices in account currency; a mark follows in its own, so it rises where its quote currency falls.
+    worth = price_change(
+        mark * quote,
         factors[instruments.underlying],
         jnp.maximum(factors[instruments.basis], LEAST_BASIS),
         absolute=market.absolute[instruments.underlying][:, None],
         basis_level=market.level[instruments.underlying][:, None],
     )
+    moved = (worth - mark * quote_change) / (quote + quote_change)
     style = instruments.style[:, None]
     # Only inverse contracts divide by a mark, and theirs is positive.
     invertible = jnp.where(style == INVERSE, mark, 1.0)

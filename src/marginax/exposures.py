@@ -60,6 +60,7 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
     none = len(history.names)
     mark = np.array([marks[known.ids[k]] for k in listed], float)
     underlying = np.array([assets[known.underlying[k]] for k in listed], np.int32)
+    quote = np.array([settles.get(known.quote[k], len(assets)) for k in listed], np.int32)
     settle = np.array([settles[known.settle[k]] for k in listed], np.int32)
     basis = np.array([factor.get(f"basis:{known.ids[k]}", none) for k in listed], np.int32)
     style, multiplier = known.style[listed], known.multiplier[listed]
@@ -101,7 +102,7 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
     moves = held.columns < len(assets)
     return Exposures(
         listed=listed,
-        instruments=InstrumentArrays(underlying, settle, basis, style, multiplier),
+        instruments=InstrumentArrays(underlying, quote, settle, basis, style, multiplier),
         market=MarketArrays(
             mark=mark,
             index=index,

@@ -11,6 +11,7 @@ import polars as pl
 from jaxtyping import Bool
 
 from marginax.book import Book, assemble
+from marginax.instruments import settlement_asset
 from marginax.market import Market
 from marginax.tables.door import Admitted, OnError
 from marginax.tables.findings import find, together
@@ -116,9 +117,7 @@ def _entries(table: Admitted, tables: dict[str, Admitted]) -> pl.DataFrame:
 def _unpriced_positions(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
     priced = market.quotes["instrument_id"]
     known = pl.concat([market.underlyings["underlying"], pl.Series([market.currency])])
-    inverse = pl.col("settlement") == "inverse"
-    usual = pl.when(inverse).then(pl.col("underlying")).otherwise(pl.col("quote"))
-    settle = instruments.rows.select("instrument_id", "underlying", pl.coalesce("settle_asset", usual).alias("settle"))
+    settle = instruments.rows.select("instrument_id", "underlying", settlement_asset())
     rows = table.rows.join(settle, on="instrument_id", how="left", maintain_order="left")
     held = pl.col("quantity") != 0
     no_quote = ~pl.col("instrument_id").is_in(priced.implode())

@@ -106,7 +106,7 @@ def fill(
                 rest = mine[borrowed] - slope * theirs[borrowed]
                 column[t] = mine[t] if known[t] else slope * theirs[t] + rest
             else:
-                column[t] = slope * theirs[t] + safety_factor * residual * abs(slope) * theirs[borrowed]
+                column[t] = slope * theirs[t] + safety_factor * residual * max(abs(slope), 0.05) * theirs[borrowed]
         return column
 
     return np.column_stack([of(k) for k in range(factors)]) * np.asarray(level, float)

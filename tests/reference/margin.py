@@ -62,13 +62,18 @@ class World:
         return now + shock if asset in self.absolute else now * np.exp(shock)
 
     def mark(self, terms: Mapping[str, Any]) -> np.ndarray:
-        """The mark of an instrument in every scenario: its underlying moves, and its basis against it."""
-        now, underlying = self.marks[terms["instrument_id"]], terms["underlying"]
+        """The mark of an instrument in every scenario: its underlying moves, its basis against it, and its currency.
+
+        Shocks move prices in account currency: a mark rises where the currency it is quoted in falls.
+        """
+        quote, underlying = terms["quote"], terms["underlying"]
+        now = self.marks[terms["instrument_id"]] * self.prices.get(quote, 1.0)
+        rate = self.price(quote) if quote in self.prices else 1.0
         basis = np.maximum(self.shock(f"basis:{terms['instrument_id']}"), LEAST_BASIS)
         if underlying in self.absolute:
             level = self.levels.get(underlying, self.prices[underlying])
-            return now + self.shock(underlying) + basis * level
-        return now * np.exp(self.shock(underlying)) * (1 + basis)
+            return (now + self.shock(underlying) + basis * level) / rate
+        return now * np.exp(self.shock(underlying)) * (1 + basis) / rate
 
 
 def margin(

@@ -3,6 +3,7 @@
 Nothing heavy is imported here: each command imports what it needs when it runs, so that `--help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from enum import IntEnum
@@ -57,8 +58,11 @@ def _code(command: Callable[..., int], *words: Any, **options: Any) -> int:
         typer.echo(f"marginax: bad input, nothing was written\n{error}", err=True)
         return Exit.BAD_INPUT
     except KeyboardInterrupt:
-        typer.echo("marginax: interrupted, no result was written", err=True)
+        typer.echo("marginax: interrupted", err=True)
         return Exit.INTERRUPTED
+    except BrokenPipeError:  # whoever reads the output has seen enough; the results are written by then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.SUCCESS
     except OSError as error:
         typer.echo(f"marginax: {error}", err=True)
         return Exit.INTERNAL

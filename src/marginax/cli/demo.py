@@ -16,8 +16,10 @@ def command(
     from marginax.cli.margin import margin_files
     from marginax.config import Config, Run, Scenarios, StressWindow
     from marginax.synthetic import venue
+    from marginax.tables.results import clear_results
 
     made = venue(seed=seed, accounts=accounts)
+    clear_results(out)  # they are not of the tables that are written now
     made.write(out)
     windows = tuple(
         StressWindow.model_validate({"name": name, "from": first, "to": last})

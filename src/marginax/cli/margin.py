@@ -45,7 +45,7 @@ def command(
     config: Annotated[Path | None, typer.Option(help="configuration; see `marginax init`", metavar="TOML")] = None,
     model: Annotated[str | None, typer.Option(help="margin model, before the configuration's")] = None,
     as_of: Annotated[str | None, typer.Option(help="UTC time of the margin; default: the latest quote")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of every draw, before the configuration's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw, before the configuration's")] = None,
     on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
     attribution: Annotated[bool, typer.Option(help="also write each position's share of the margin")] = False,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON instead of a summary")] = False,

@@ -70,6 +70,7 @@ def margin_book(
             shocks=np.nan_to_num(np.asarray(shocks)),
             weights=np.asarray(prepared.weights),
             labels=labels,
+            independent=chosen.independent,
         )
         diagnostics = dict(chosen.diagnostics(history, state))
     notes = data_notes(matched)

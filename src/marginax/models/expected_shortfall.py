@@ -68,6 +68,11 @@ class ExpectedShortfall(MarginModel):
         """core, collateral, haircut, floor."""
         return PARTS
 
+    @property
+    def independent(self) -> bool:
+        """True for a given set of independent draws; history is none."""
+        return isinstance(self.source, GivenScenarios) and self.source.independent
+
     def with_scenarios(self, scenarios: ScenarioSet) -> "ExpectedShortfall":
         """This model on scenarios of one's own."""
         return eqx.tree_at(lambda model: model.source, self, GivenScenarios(scenarios))
@@ -118,7 +123,7 @@ class ExpectedShortfall(MarginModel):
         collateral = jnp.where(owes, shortfall, 0) - core_part
         haircut = jnp.where(owes, _haircut(prepared, tile), 0)
         floor = jnp.maximum(0, -(core_part + collateral))
-        if self._independent:
+        if self.independent:
             error = expected_shortfall_error(joint, weights, tail=self.tail)
         else:
             error = jnp.full_like(var, jnp.nan)
@@ -164,6 +169,7 @@ class ExpectedShortfall(MarginModel):
         usual = np.asarray(state.long_run) * np.sqrt(history.gap_bars)
         leap = np.abs(np.nan_to_num(history.gap_return)) > self.settings.scenarios.residual_cap * usual
         return {
+            "source": "given" if isinstance(self.source, GivenScenarios) else self.source.source,
             "index_far_from_history": names[leap & history.own].tolist(),
             "haircuts_of_nothing": sorted(set(self.settings.collateral.haircuts) - set(history.names)),
             "residuals_capped": {str(names[k]): int(capped[k]) for k in np.flatnonzero(capped)},
@@ -174,10 +180,6 @@ class ExpectedShortfall(MarginModel):
             "first_bar": str(np.datetime_as_string(history.times[0], unit="m")),
             "last_bar": str(np.datetime_as_string(history.times[-1], unit="m")),
         }
-
-    @property
-    def _independent(self) -> bool:
-        return isinstance(self.source, GivenScenarios) and self.source.independent
 
 
 def build(config: Config) -> ExpectedShortfall:

@@ -96,6 +96,11 @@ class MarginModel(eqx.Module):
     def part_names(self) -> tuple[str, ...]:
         """The parts of the initial requirement, in the order they are reported."""
 
+    @property
+    def independent(self) -> bool:
+        """Whether scenarios are independent draws, so that a standard error has a meaning."""
+        return False
+
     @abstractmethod
     def factors(self, market: Market, instruments: Instruments) -> FactorHistory:
         """The history this model looks at: which factors, on which bars; raises BadInput for one it cannot use."""

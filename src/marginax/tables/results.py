@@ -1,55 +1,81 @@
 """Results on disk: whole under their final names, or not there at all.
 
-Tables are written under temporary names, the old manifest is taken away, tables are renamed, and the manifest comes
-last: a folder with a manifest holds the tables that the manifest speaks of.
+Tables are written beside their final names; then the manifest and the tables of an earlier run are taken away, the new
+tables are renamed, and the manifest comes last: a folder with a manifest holds the tables that the manifest speaks of.
+Runs into one folder take turns, and what a killed run left half-written is swept up by the next.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+try:
+    import fcntl
+except ImportError:  # no file locks on this system: runs into one folder must not overlap
+    fcntl = None  # type: ignore[assignment]
+
 MANIFEST = "manifest.json"
-# Everything a run may write: what this run does not, an earlier run in the same folder must not leave behind.
 TABLES = ("margins", "attribution", "quarantine")
+PARTIAL = ".partial"
 
 
 def write_tables(directory: str | Path, tables: Mapping[str, pl.DataFrame], manifest: Mapping[str, Any]) -> Path:
     """Write NAME.parquet for each table and manifest.json with their hashes; returns the folder.
 
-    Raises OSError where the folder cannot be written; nothing of this run then has its final name but what was
-    already complete, and there is no manifest.
+    Raises OSError where the folder cannot be written; the results of an earlier run then stand as they were, or, if
+    the error comes while names are changed, there is no manifest.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    waiting: list[tuple[Path, Path]] = []
-    outputs = {}
-    try:
-        for name, table in tables.items():
-            temporary = folder / f".{name}.parquet.{os.getpid()}"
-            waiting.append((temporary, folder / f"{name}.parquet"))
-            table.write_parquet(temporary)
-            _sync(temporary)
-            outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": _digest(temporary)}
-        temporary = folder / f".{MANIFEST}.{os.getpid()}"
-        waiting.append((temporary, folder / MANIFEST))
-        text = json.dumps({**manifest, "outputs": outputs}, indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        _sync(temporary)
-        (folder / MANIFEST).unlink(missing_ok=True)
-        for name in TABLES:
-            if name not in tables:
-                (folder / f"{name}.parquet").unlink(missing_ok=True)
-        for temporary, final in waiting:
-            os.replace(temporary, final)
-    finally:
-        for temporary, _ in waiting:
-            temporary.unlink(missing_ok=True)
+    with _alone(folder):
+        try:
+            outputs = {}
+            for name, table in tables.items():
+                partial = folder / f".{name}.parquet{PARTIAL}"
+                table.write_parquet(partial)
+                _sync(partial)
+                outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": _digest(partial)}
+            text = json.dumps({**manifest, "outputs": outputs}, indent=2, allow_nan=False)
+            last = folder / f".{MANIFEST}{PARTIAL}"
+            last.write_text(text + "\n", encoding="utf-8")
+            _sync(last)
+            clear_results(folder)
+            for name in tables:
+                os.replace(folder / f".{name}.parquet{PARTIAL}", folder / f"{name}.parquet")
+            os.replace(last, folder / MANIFEST)
+        finally:
+            for leftover in folder.glob(f".*{PARTIAL}"):
+                leftover.unlink(missing_ok=True)
     return folder
+
+
+def clear_results(directory: str | Path) -> None:
+    """Take away the results of an earlier run, the manifest first; what else lies in the folder stays."""
+    folder = Path(directory)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in TABLES:
+        (folder / f"{name}.parquet").unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against other runs; the system lets go of it when a run dies."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:

@@ -18,6 +18,7 @@ def findings(rows: pl.DataFrame, table: str) -> pl.DataFrame:
 
 def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
     kind, settlement, expiry = pl.col("kind"), pl.col("settlement"), pl.col("expiry")
+    settle, spot = pl.col("settle_asset"), kind == "spot"
     option = kind.is_in(["call", "put"])
     not_yet = pl.format("a {} is not yet supported", kind)
     return [
@@ -34,8 +35,18 @@ def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
             pl.format("a {} has an expiry", kind), "Leave it empty, or call it a future",
         ),
         find(
-            rows, "instruments", (kind == "spot") & (settlement == "inverse"), "settlement",
+            rows, "instruments", spot & (settlement == "inverse"), "settlement",
             "spot is settled inversely", "Spot is linear: its value is quantity x multiplier x price",
+        ),
+        find(
+            rows, "instruments", ~spot & (settlement == "inverse") & (settle != pl.col("underlying")), "settle_asset",
+            pl.format("an inverse contract on '{}' settles in '{}'", "underlying", settle),
+            "Leave it empty: an inverse contract pays in the coin it is on",
+        ),
+        find(
+            rows, "instruments", spot & (settle != pl.col("quote")), "settle_asset",
+            pl.format("spot quoted in '{}' settles in '{}'", "quote", settle),
+            "Leave it empty: spot is worth its price in the quote currency",
         ),
     ]  # fmt: skip
 
