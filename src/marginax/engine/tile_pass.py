@@ -53,7 +53,7 @@ class TilePass:
             with self._precision():
                 with np.errstate(over="ignore"):
                     tile = build(self._exposures, part, self._dtype)
-                answer = call(*self._placed[stream], jax.device_put(tile, self._devices[stream]))
+                answer = call(*self._placed[stream], tile)  # it runs where the model and the cube are
                 return jax.tree.map(np.asarray, answer)
 
         return run_streams(work, parts, len(self._devices))
