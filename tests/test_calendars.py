@@ -247,7 +247,7 @@ def test_coins_beside_weekly_or_monthly_series_keep_their_strides_where_those_ha
 
 def test_bars_between_counts_bars_of_the_calendar() -> None:
     friday, monday = np.datetime64("2026-01-02", "us"), np.datetime64("2026-01-05", "us")
-    times = np.array([friday, np.datetime64("2025-12-15", "us"), np.datetime64("NaT")], "datetime64[us]")
+    times = np.array([friday, np.datetime64("2025-12-15", "us"), np.datetime64("NaT", "us")], "datetime64[us]")
     assert Grid(times, 1.0, 7.0).bars_between(times, monday)[:2].tolist() == [3, 21]
     assert Grid(times, 1.0, 5.0).bars_between(times, monday)[:2].tolist() == [2, 15]
     assert np.isnan(Grid(times, 1.0, 5.0).bars_between(times, monday)[2])

@@ -153,7 +153,7 @@ def _last_known(walk: np.ndarray) -> np.ndarray:
 
 
 def _stamp(grid: Grid, rows: np.ndarray) -> np.ndarray:
-    return np.where(rows >= 0, grid.times[rows], np.datetime64("NaT"))
+    return np.where(rows >= 0, grid.times[rows], np.datetime64("NaT", "us"))
 
 
 def _gap(grid: Grid, walk: np.ndarray, now: np.ndarray, as_of: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
