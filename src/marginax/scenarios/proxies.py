@@ -13,8 +13,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from marginax.history import NO_PROXY
 
-# What has no history moves by itself even where nothing ties it to its proxy: as much as a coin pegged to money does
-# (USDC and USDT moved 0.075 to 0.1 times as much as BTC from 2020 to 2025; 0.05 x 1.33 x 1.5 is 0.1).
+# What has no history moves by itself even where nothing ties it to its proxy: by the beta that the configuration's
+# defaults give to a coin pegged to money, the calmest thing a venue lists.
 LEAST_SLOPE = 0.05
 
 
