@@ -97,7 +97,7 @@ def test_a_clean_run_takes_away_the_quarantine_of_the_one_before(start: Path) ->
     (start / "positions.csv").write_text(clean)
     assert run([*flags(start), "--attribution"]) == Exit.SUCCESS
     left = sorted(path.name for path in (start / "results").iterdir())
-    assert left == ["attribution.parquet", "manifest.json", "margins.parquet"]
+    assert left == ["attribution.parquet", "manifest.json", "margins.parquet", "options.parquet"]
 
 
 def test_attribution_on_disk_sums_to_the_margins(start: Path) -> None:

@@ -159,9 +159,11 @@ def test_the_same_time_and_underlying_may_stand_once_for_each_factor() -> None:
 
 
 @pytest.mark.parametrize("option", ["call", "put"])
-def test_options_are_refused_as_not_yet_supported(option: str) -> None:
-    error = refused(spoiled("instruments", "kind", option), "instruments")
-    names(error, "<instruments>", "kind", 2, f"a {option} is not yet supported")
+@pytest.mark.parametrize("column", ["strike", "expiry"])
+def test_an_option_needs_a_strike_and_an_expiry(option: str, column: str) -> None:
+    whole = good("instruments").with_columns(kind=pl.lit(option))
+    lacking = pl.when(pl.int_range(pl.len()) != 1).then(column).alias(column)
+    names(refused(whole.with_columns(lacking), "instruments"), "<instruments>", column, 2, f"a {option} has no {column}")
 
 
 def test_instruments_that_contradict_themselves_are_refused() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import marginax as mx
 from laws._books import NOW, Tables, book, contract, frame, given, market, scenario_set
-from marginax.config import Engine
+from marginax.sections import Engine
 from reference.samples import rounding
 
 CONTRACTS = (

@@ -85,7 +85,7 @@ class Percentage(MarginModel):
     def labels(self, history: FactorHistory) -> tuple[str, ...]:
         return ("as it is",)
 
-    def diagnostics(self, history: FactorHistory, state: Any) -> Mapping[str, Any]:
+    def diagnostics(self, history: FactorHistory, state: Any, draws: Any, scenarios: Any) -> Mapping[str, Any]:
         return {"share": float(self.share)}
 
 
@@ -323,6 +323,11 @@ def test_the_other_numbers_of_a_source_have_slopes_too(double: None, leaf: str) 
     slope_is_a_finite_difference(tables, configured(scenarios={"source": source}), leaf)
 
 
+def _home(model: ExpectedShortfall, leaf: str) -> Any:
+    """The part of a scenario source that keeps this number."""
+    return model.source.main if leaf.startswith("age") else model.source.volatility
+
+
 def slope_is_a_finite_difference(tables: dict[str, pl.DataFrame], config: Config, leaf: str) -> None:
     model, known, held = mx.load_model(config), market_of(tables), book_of(tables)
     assert isinstance(model, ExpectedShortfall)
@@ -334,11 +339,11 @@ def slope_is_a_finite_difference(tables: dict[str, pl.DataFrame], config: Config
 
     @jax.jit
     def total(value: jax.Array) -> jax.Array:
-        tuned = eqx.tree_at(lambda each: getattr(each.source, leaf), model, value)
+        tuned = eqx.tree_at(lambda each: getattr(_home(each, leaf), leaf), model, value)
         prepared, _ = tuned.prepare(exposures.instruments, exposures.market, tuned.observe(history), draws)
         return sum((jnp.sum(tuned.margin(prepared, tile)[0].expected_shortfall) for tile in tiles), jnp.zeros(()))
 
-    now = float(getattr(model.source, leaf))
+    now = float(getattr(_home(model, leaf), leaf))
     step = 1e-5 * now if now else 1e-5
     difference = (float(total(jnp.asarray(now + step))) - float(total(jnp.asarray(now - step)))) / (2 * step)
     slope = float(jax.grad(total)(jnp.asarray(now)))

@@ -64,7 +64,7 @@ CASES: list[tuple[Any, str, Any, int, tuple[str, ...], Status]] = [
     (QUOTE, "mark_price", float("nan"), 6, (), Status.OK),
     (INSTRUMENT, "multiplier", -1.0, 9, ("mixed",), Status.INCOMPLETE),
     (INSTRUMENT, "multiplier", 0.0, 6, (), Status.OK),
-    (INSTRUMENT, "kind", "call", 8, ("spread",), Status.INCOMPLETE),
+    (INSTRUMENT, "kind", "warrant", 8, ("spread",), Status.INCOMPLETE),
     (INSTRUMENT, "expiry", markets.AS_OF, 5, ("inverse",), Status.INCOMPLETE),
     (INDEX, "index_price", -1.0, 3, ("mixed",), Status.MISSING_PRICE),
     (INDEX, "adv", -1.0, 5, ("mixed",), Status.MISSING_PRICE),

@@ -1,4 +1,4 @@
-"""The synthetic venue: the same for a seed, clean at the door, and shaped like a real one."""
+"""The synthetic venue without options: the same for a seed, clean at the door, and shaped like a real one."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -43,7 +43,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def made() -> Venue:
-    return venue(accounts=4_000)
+    return venue(accounts=4_000, options=0)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def prices(made: Venue) -> pl.DataFrame:
 def test_one_seed_gives_one_venue_to_the_last_byte(tmp_path_factory: pytest.TempPathFactory) -> None:
     first, second = (tmp_path_factory.mktemp("venue") for _ in range(2))
     for folder in (first, second):
-        venue(seed=3, accounts=300, bars=400).write(folder)
+        venue(seed=3, accounts=300, bars=400, options=0).write(folder)
     assert sorted(path.name for path in first.iterdir()) == sorted(f"{name}.parquet" for name in SCHEMAS)
     for path in first.iterdir():
         assert path.read_bytes() == (second / path.name).read_bytes(), path.name
@@ -115,7 +115,7 @@ def test_another_seed_gives_another_history_and_another_book() -> None:
 
 
 def test_the_market_does_not_depend_on_the_number_of_accounts(made: Venue) -> None:
-    fewer = venue(accounts=50)
+    fewer = venue(accounts=50, options=0)
     for name in ("instruments", "quotes", "history"):
         assert fewer.tables[name].equals(made.tables[name]), name
     without = pl.all().exclude("open_interest")
@@ -136,7 +136,7 @@ def test_written_tables_read_back_and_leave_no_partial_files(
 
 @pytest.mark.parametrize("sizes", SMALL, ids=str)
 def test_small_venues_pass_every_check_at_the_door(sizes: dict[str, int]) -> None:
-    check_tables(venue(**sizes), **sizes)
+    check_tables(venue(**sizes, options=0), **sizes)
 
 
 def test_the_default_venue_passes_every_check_at_the_door(made: Venue) -> None:

@@ -18,11 +18,12 @@ import pytest
 
 import marginax as mx
 from laws._books import NOW, Tables, book, contract, frame, market, scenario_set
-from marginax.config import Collateral, Config, Engine, Risk, Scenarios
+from marginax.config import Config
 from marginax.engine.tiles import Cut, build, cut
 from marginax.exposures import Exposures, expose
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Prepared, Tile, Totals
+from marginax.sections import Collateral, Engine, Risk, Scenarios
 from marginax_kernels import accumulate
 
 COINS = [f"C{k}" for k in range(8)]
@@ -95,7 +96,8 @@ def counted(
     )
     plain = mx.load_model(config)
     assert isinstance(plain, ExpectedShortfall)
-    fields = {name: getattr(plain, name) for name in ("name", "settings", "source", "maintenance_ratio", "tail")}
+    names = ("name", "settings", "source", "pricing", "maintenance_ratio", "tail")
+    fields = {name: getattr(plain, name) for name in names}
     return Counted(**fields).with_scenarios(scenarios)
 
 

@@ -1,11 +1,37 @@
 """Floor 1: arrays in, arrays out. Imports jax, numpy, scipy and jaxtyping, and nothing of the floors above."""
 
 from marginax_kernels.aggregate import accumulate
+from marginax_kernels.black import Greeks, bachelier, black76, option_greeks
+from marginax_kernels.correlation import check_correlation, copula_freedom, ewma_correlation, principal_root
+from marginax_kernels.draws import (
+    copula_draws,
+    copula_shocks,
+    effective_sample_size,
+    scrambles_for,
+    sobol_uniforms,
+    stretch_for,
+    stretched_mixing,
+)
+from marginax_kernels.implied import implied_deviation
+from marginax_kernels.marginals import (
+    MarginalMap,
+    TailMap,
+    apply_map,
+    empirical_map,
+    marginal_map,
+    t_freedom,
+    tail_map,
+    tail_probability,
+)
+from marginax_kernels.option_cube import reprice_bachelier, reprice_black76
 from marginax_kernels.reprice import inverse_pnl, linear_pnl, price_change, spot_pnl
+from marginax_kernels.settlement import effective_years, unfixed_share
+from marginax_kernels.smile import svi_density_factor, svi_total_variance
 from marginax_kernels.tail import (
     exceedance_probability,
     expected_shortfall,
     expected_shortfall_error,
+    expected_shortfall_scramble_error,
     first_worst,
     shortfall_beyond,
     tail_weights,
@@ -22,23 +48,54 @@ from marginax_kernels.volatility import (
 )
 
 __all__ = [
+    "Greeks",
+    "MarginalMap",
+    "TailMap",
     "accumulate",
+    "apply_map",
+    "bachelier",
+    "black76",
+    "check_correlation",
+    "copula_draws",
+    "copula_freedom",
+    "copula_shocks",
+    "effective_sample_size",
+    "effective_years",
+    "empirical_map",
+    "ewma_correlation",
     "ewma_update",
     "ewma_variance",
     "exceedance_probability",
     "expected_shortfall",
     "expected_shortfall_error",
+    "expected_shortfall_scramble_error",
     "filtered_residuals",
     "first_worst",
+    "implied_deviation",
     "initial_variance",
     "inverse_pnl",
     "linear_pnl",
     "long_run_volatility",
+    "marginal_map",
+    "option_greeks",
     "overlapping_sums",
     "price_change",
+    "principal_root",
+    "reprice_bachelier",
+    "reprice_black76",
+    "scrambles_for",
     "shortfall_beyond",
+    "sobol_uniforms",
     "spot_pnl",
+    "stretch_for",
+    "stretched_mixing",
+    "svi_density_factor",
+    "svi_total_variance",
+    "t_freedom",
+    "tail_map",
+    "tail_probability",
     "tail_weights",
+    "unfixed_share",
     "value_at_risk",
     "volatility",
 ]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
+from scipy import stats
 
 # k scenarios of weight 1/S must count as k/S in float32 too; without the slack rounding decides between the k-th
 # loss and the next. 1e-5 is 80 float32 roundings and far below the weight of any scenario worth having.
@@ -86,6 +87,41 @@ def expected_shortfall_error(
     mean = shortfall_beyond(losses, weights, edge, tail=tail)
     influence = jnp.maximum(losses - edge[..., None], 0) / tail + (edge - mean)[..., None]
     return jnp.sqrt(jnp.sum((weights * influence) ** 2, axis=-1))
+
+
+def expected_shortfall_scramble_error(
+    losses: Float[Array, "*batch scenarios"],
+    weights: Float[Array, " scenarios"],
+    *,
+    tail: float,
+    scrambles: int,
+    draws: int,
+) -> Float[Array, "*batch"]:
+    """Standard error of `expected_shortfall` when the first `draws` scenarios are independent scrambles.
+
+    `scrambles` equal blocks, one after the other, each a randomisation of its own; scenarios behind them (stress
+    windows) are what they are and carry no error. With psi as in `expected_shortfall_error`, less its mean over the
+    draws, and b the sum of w psi over a block: SE^2 = R / (R - 1) x sum of b^2. Few blocks know their own error
+    poorly, so SE is Student's: times t_{R-1}(0.975) / 1.96, which is 1.09 at 16 blocks and 1.21 at 8, so that two of
+    them hold the true value in 95 % of all runs. Units: the currency of `losses`. Raises ValueError for draws that
+    cannot be cut into at least two blocks.
+
+    Gradient: not meaningful. Source: Owen (1997) for means over scrambles; Chen (2008) for psi.
+    """
+    if scrambles < 2 or draws % scrambles or not 0 < draws <= losses.shape[-1]:
+        raise ValueError(
+            f"`draws={draws}` of {losses.shape[-1]} scenarios cannot be cut into `scrambles={scrambles}` equal blocks, "
+            "whose differences tell the error. Use at least 2 blocks, better 16."
+        )
+    edge = value_at_risk(losses, weights, tail=tail)
+    influence = jnp.maximum(losses[..., :draws] - edge[..., None], 0) / tail
+    mass = weights[:draws].reshape(scrambles, -1)
+    blocks = jnp.sum(mass * influence.reshape(*influence.shape[:-1], *mass.shape), axis=-1)
+    share = jnp.sum(mass, axis=-1)
+    # The constant VaR - ES drops out against the mean of psi, so a block is off by what it adds beyond its own mass.
+    blocks = blocks - share * (jnp.sum(blocks, axis=-1, keepdims=True) / jnp.sum(share))
+    student = stats.t.ppf(0.975, scrambles - 1) / stats.norm.ppf(0.975)
+    return student * jnp.sqrt(scrambles / (scrambles - 1) * jnp.sum(blocks**2, axis=-1))
 
 
 def tail_weights(

@@ -5,185 +5,49 @@ Every key has a default, a unit and a sentence; `template` writes them all out, 
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError
 
 from marginax.problems import BadInput, Problem, suggestion
+from marginax.sections import (
+    Basis,
+    Collateral,
+    Engine,
+    MonteCarlo,
+    Options,
+    Proxy,
+    Risk,
+    Run,
+    Scenarios,
+    Section,
+    StressEvent,
+    Volatility,
+)
 
 DEFAULT_MODEL = "expected_shortfall"
+# Tables of their own in TOML, which the template shows as comments below their section.
+_BLOCKS = {("scenarios", "stress"), ("scenarios", "events"), ("scenarios", "grid")}
 _STRESS = """\
 # [[scenarios.stress]]
 # name = "March 2020"
 # from = 2020-03-08
 # to = 2020-03-19
-# mass = 0.0  # probability of the window; the history keeps the rest"""
+# mass = 0.0  # probability of the window; the other scenarios keep the rest
+# [[scenarios.events]]
+# name = "everything falls"
+# moves = {BTC = -0.3, ETH = -0.4}  # relative; price units where an underlying is shocked absolutely
+# others = -0.5  # of underlyings that are not named and follow none that is
+# volatility = 1.0  # relative move of implied volatility; 1.0 doubles it
+# mass = 0.0
+# [scenarios.grid]
+# prices = [-0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15]
+# volatilities = [-0.25, 0.0, 0.5]"""
 
 
-class _Section(BaseModel):
-    """A frozen table of the configuration; hashable, so that it can be a static field of a traced model."""
-
-    # Strict: text, `true` and 1.5 are no whole numbers; NaN and infinity no numbers at all.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    _digest: int | None = PrivateAttr(None)
-
-    def __hash__(self) -> int:
-        if self._digest is None:
-            self._digest = hash(self.model_dump_json())
-        return self._digest
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.__dict__ == other.__dict__
-
-
-class Run(_Section):
-    """What holds for the whole run."""
-
-    currency: str = Field(
-        "USD", min_length=1, description="account currency: index prices are in it and its own price is 1"
-    )
-    as_of: datetime | None = Field(
-        None, strict=False, description="UTC time of the margin; default: the latest quote time"
-    )
-    seed: int = Field(7, ge=0, description="seed of every random draw")
-
-    @field_validator("as_of", mode="before")
-    @classmethod
-    def _day_or_time(cls, value: Any) -> Any:
-        if isinstance(value, date) and not isinstance(value, datetime):
-            return datetime(value.year, value.month, value.day)
-        if isinstance(value, (bool, int, float)):
-            raise ValueError("give a date, or a time such as 2026-01-31T00:00:00Z")
-        return value
-
-    @field_validator("as_of")
-    @classmethod
-    def _utc(cls, value: datetime | None) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Risk(_Section):
-    """The risk measure and the requirement made of it."""
-
-    tail: float = Field(0.01, gt=0, lt=1, description="probability of the tail; 0.01 is 99 %")
-    horizon_days: float = Field(1.0, gt=0, le=60, description="trading days that a default takes to close out")
-    maintenance_ratio: float = Field(0.8, gt=0, le=1, description="maintenance over initial margin")
-
-
-class StressWindow(_Section):
-    """A named stretch of history, used unscaled."""
-
-    name: str = Field(min_length=1)
-    first: date = Field(alias="from", strict=False)
-    last: date = Field(alias="to", strict=False)
-    mass: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "StressWindow":
-        if self.last < self.first:
-            raise ValueError(f"`from` {self.first} is after `to` {self.last}; swap them")
-        return self
-
-
-class Scenarios(_Section):
-    """Where the scenarios come from and how the past is rescaled."""
-
-    source: Literal["filtered_historical", "historical", "age_weighted"] = Field(
-        "filtered_historical",
-        description="past returns rescaled to today's volatility, as they were, or aged",
-    )
-    window: int = Field(2000, ge=2, description="bars of history that become scenarios")
-    half_life_days: float = Field(23.0, gt=0, description="trading days, decay of the volatility filter (0.97)")
-    age_half_life_days: float = Field(138.0, gt=0, description="trading days, decay of age weights (0.995)")
-    volatility_floor: float = Field(
-        0.5, ge=0, le=5, description="least volatility of today, as a share of the long-run volatility"
-    )
-    minimum_volatility: float = Field(
-        0.001, gt=0, lt=1, description="daily volatility of a price that never moved, relative"
-    )
-    denominator_floor: float = Field(
-        0.25, ge=0, le=5, description="least volatility a past return is divided by, share of the long run"
-    )
-    residual_cap: float = Field(15.0, gt=0, description="largest past return, in volatilities of its day")
-    least_bars: int = Field(100, ge=2, description="returns below which a factor takes its proxy")
-    stale_after_days: float = Field(5.0, gt=0, le=36_500, description="days after which a price or history is stale")
-    unusable_after_days: float = Field(
-        60.0, gt=0, le=36_500, description="days after which a history counts as none and the proxy takes over"
-    )
-    stress: tuple[StressWindow, ...] = Field(
-        (), strict=False, description="named windows {name, from, to, mass}; mass 0 enters worst cases only"
-    )
-
-    @model_validator(mode="after")
-    def _masses(self) -> "Scenarios":
-        names = [window.name for window in self.stress]
-        if len(set(names)) < len(names):
-            raise ValueError("two stress windows share a name; give each its own")
-        if sum(window.mass for window in self.stress) >= 1:
-            raise ValueError("the masses of the stress windows reach 1; leave some to the history")
-        return self
-
-
-class Proxy(_Section):
-    """How an underlying without history of its own moves."""
-
-    default: str = Field("BTC", description="underlying that stands in when `underlyings.proxy` names none")
-    beta: float = Field(1.5, description="relative move per relative move of the proxy")
-    residual: float = Field(1.33, ge=0, description="volatility of the own residual over that of beta x proxy")
-    safety_factor: float = Field(1.5, ge=1, description="multiplies the own residual of a factor without history")
-    betas: dict[str, float] = Field(
-        {"USDT": 0.05, "USDC": 0.05, "DAI": 0.05}, description="beta by underlying, before the one above"
-    )
-
-
-class Basis(_Section):
-    """How futures move against their index where no basis history is given."""
-
-    volatility: float = Field(0.002, gt=0, lt=1, description="daily, relative to the price, whatever the expiry")
-    annualised_volatility: float = Field(
-        0.005, ge=0, lt=5, description="daily move of a dated future's annualised basis, added in quadrature"
-    )
-
-
-class Collateral(_Section):
-    """What it costs to turn collateral into money; price moves are in the joint loss already."""
-
-    haircuts: dict[str, float] = Field(
-        {}, description="share of an asset's value lost in liquidation or to its peg, by asset"
-    )
-
-    @field_validator("haircuts")
-    @classmethod
-    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
-        for asset, share in value.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"the haircut of {asset} is {share}; give a share between 0 and 1")
-        return value
-
-
-class Engine(_Section):
-    """How the book is cut and placed; no key here changes a result by one bit but `precision`."""
-
-    precision: Literal["float32", "float64"] = Field("float32", description="of the cube and its products")
-    tile_rows: int = Field(128, ge=64, le=65_536, multiple_of=64, description="accounts in one tile, a multiple of 64")
-    streams: int = Field(0, ge=0, le=1_024, description="tiles under way at once; 0 is one for each core or GPU")
-
-
-class Config(_Section):
+class Config(Section):
     """A whole configuration. `parameters` belongs to models installed from elsewhere."""
 
     model: str = DEFAULT_MODEL
@@ -192,9 +56,12 @@ class Config(_Section):
     scenarios: Scenarios = Scenarios()
     proxy: Proxy = Proxy()
     basis: Basis = Basis()
+    volatility: Volatility = Volatility()
+    options: Options = Options()
+    monte_carlo: MonteCarlo = MonteCarlo()
     collateral: Collateral = Collateral()
     engine: Engine = Engine()
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 def load_config(source: str | Path | None = None) -> Config:
@@ -243,17 +110,18 @@ def template() -> str:
     for name, section in _sections():
         lines += ["", f"# {section.__doc__}", f"[{name}]"]
         for key, field in section.model_fields.items():
+            if (name, key) in _BLOCKS:
+                continue
             value = field.get_default()
-            shown = f"{key} = {_toml(value)}" if value is not None else f"# {key} = 2026-01-31T00:00:00Z"
+            shown = f"{key} = {_toml(value)}" if value is not None else f"# {key} = {(field.examples or [''])[0]}"
             lines.append(f"{shown}  # {field.description}")
         lines += _STRESS.splitlines() if name == "scenarios" else []
-    # An array of tables cannot follow an inline array of the same name.
-    return "\n".join(line for line in lines if not line.startswith("stress =")) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def _sections() -> Iterator[tuple[str, type[_Section]]]:
+def _sections() -> Iterator[tuple[str, type[Section]]]:
     for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield name, field.annotation
 
 
@@ -291,8 +159,10 @@ def _explain(name: str, detail: dict[str, Any]) -> Problem:
 def _keys_at(where: list[str]) -> list[str]:
     section: type[BaseModel] = Config
     for part in where:
-        if part == "stress" or part.isdigit():
+        if part == "stress":
             return ["name", "from", "to", "mass"]
+        if part == "events":
+            return list(StressEvent.model_fields)
         annotation = section.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             break

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from marginax.instruments import INVERSE, LINEAR
+from marginax.options import LEAST_BASIS, OptionArrays, OptionPricing, Prices, mark_changes
 from marginax_kernels import inverse_pnl, linear_pnl, price_change, spot_pnl
-
-# A basis of -99 % is a contract at a hundredth of its index: beyond it a mark would pass through zero.
-LEAST_BASIS = -0.99
 
 
 class InstrumentArrays(eqx.Module):
     """Instruments by number: `underlying`, `quote` and `settle` point at assets (one past the last for the account
-    currency), `basis` at a factor (one past the last for none), `style` is SPOT, LINEAR or INVERSE."""
+    currency), `basis` at a factor (one past the last for none), `style` is OWNED, LINEAR or INVERSE; `options` are the
+    instruments that are, in a block for each pricing law."""
 
     underlying: Int[Any, " instruments"]
     quote: Int[Any, " instruments"]
@@ -27,6 +26,7 @@ class InstrumentArrays(eqx.Module):
     basis: Int[Any, " instruments"]
     style: Int[Any, " instruments"]
     multiplier: Float[Any, " instruments"]
+    options: tuple[OptionArrays, ...] = ()
 
 
 class MarketArrays(eqx.Module):
@@ -39,9 +39,18 @@ class MarketArrays(eqx.Module):
 
 
 def revalue(
-    instruments: InstrumentArrays, market: MarketArrays, shocks: Float[Array, "scenarios factors"]
+    instruments: InstrumentArrays,
+    market: MarketArrays,
+    shocks: Float[Array, "scenarios factors"],
+    *,
+    horizon_days: float = 0.0,
+    pricing: OptionPricing | None = None,
 ) -> Float[Array, "rows scenarios"]:
-    """The cube. Gradient: exact in shocks, marks and index prices."""
+    """The cube, from today's marks to those at the end of a horizon in trading days (0: no time passes).
+
+    `pricing` says how options follow (default: that of an empty configuration). Gradient: exact in shocks, marks, index
+    prices, volatilities and forwards.
+    """
     scenarios = shocks.shape[0]
     assets = market.index.shape[0]
     prices = shocks[:, :assets].T
@@ -62,6 +71,10 @@ def revalue(
         basis_level=market.level[instruments.underlying][:, None],
     )
     moved = (worth - mark * quote_change) / (quote + quote_change)
+    if instruments.options:
+        prices_by_asset = Prices(now, later, factors, market.level)
+        pricing = OptionPricing.from_settings() if pricing is None else pricing
+        moved = _with_options(moved, instruments, market, prices_by_asset, pricing, horizon_days)
     style = instruments.style[:, None]
     # Only inverse contracts divide by a mark, and theirs is positive.
     invertible = jnp.where(style == INVERSE, mark, 1.0)
@@ -76,3 +89,22 @@ def revalue(
         ),
     )
     return jnp.concatenate([pnl, change, still])
+
+
+def _with_options(
+    moved: Array,
+    instruments: InstrumentArrays,
+    market: MarketArrays,
+    prices: Prices,
+    pricing: OptionPricing,
+    horizon_days: float,
+) -> Float[Array, "instruments scenarios"]:
+    """The changes of marks with those of options put in their rows (gathered: a scatter costs more)."""
+    place = jnp.arange(moved.shape[0])
+    changes, end = [moved], moved.shape[0]
+    for block in instruments.options:
+        changes.append(mark_changes(block, market.mark[block.row], prices, pricing, horizon_days=horizon_days))
+        count = len(block.row)
+        place = place.at[block.row].set(jnp.arange(end, end + count))
+        end += count
+    return jnp.concatenate(changes)[place]

@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from marginax.instruments import OPTIONS
 from marginax.match import Matched
 
 # A mark at less than half or more than twice its index is another unit, or another instrument, more often than a price.
@@ -48,7 +49,8 @@ def _far_marks(matched: Matched) -> list[str]:
     )
     rows = (
         matched.book.tables["instruments"]
-        .rows.select("instrument_id", "underlying", "quote")
+        .rows.filter(~pl.col("kind").is_in(list(OPTIONS)))
+        .select("instrument_id", "underlying", "quote")
         .join(market.quotes.select("instrument_id", "mark_price"), on="instrument_id")
         .join(prices, on="underlying")
         .join(quotes, on="quote")

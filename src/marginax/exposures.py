@@ -1,8 +1,8 @@
 """What accounts hold, in rows of the cube, and what they are worth now.
 
-Equity = balances x price + unrealised P&L of futures, paid in their settlement asset at its price, + the whole value
-of spot. The unrealised P&L is booked to the balance of that asset first, and revalued with it. An entry price that is
-absent is the mark.
+Equity = balances x price + unrealised P&L of futures, and of options margined like them, paid in their settlement asset
+at its price, + the whole value of spot and of options paid upfront (short ones negative). The unrealised P&L is booked
+to the balance of that asset first, and revalued with it. An entry price that is absent is the mark.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,14 @@ import polars as pl
 from jaxtyping import Float64, Int64
 
 from marginax.book import Book, Entries, entries
+from marginax.chains import Chains, market_chains
 from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.history import FactorHistory
-from marginax.instruments import INVERSE, LINEAR, SPOT
+from marginax.instruments import INVERSE, LINEAR, OWNED
 from marginax.market import Market
+from marginax.option_arrays import option_arrays
+from marginax.options import MINUTES_A_YEAR
+from marginax.sections import Options
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Exposures:
     """Positions and collateral by row of the cube, equity by account, and the arrays a model prepares from.
 
     `listed` are the book's instrument numbers that have a row in the cube, in row order; assets follow them.
-    `groups` is the underlying of each row.
+    `groups` is the underlying of each row, `chains` what the options are priced with.
     """
 
     listed: Int64[np.ndarray, " listed"]
@@ -33,6 +37,7 @@ class Exposures:
     collateral: Entries
     equity: Float64[np.ndarray, " accounts"]
     groups: Int64[np.ndarray, " rows"]
+    chains: Chains
 
     @property
     def zero_row(self) -> int:
@@ -40,8 +45,10 @@ class Exposures:
         return len(self.groups)
 
 
-def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
-    """Number a matched book by the rows of the cube and value it at today's prices."""
+def expose(book: Book, market: Market, history: FactorHistory, options: Options | None = None) -> Exposures:
+    """Number a matched book by the rows of the cube and value it at today's prices; `options` says how those settle."""
+    options = options or Options()
+    chains = market_chains(book.instruments, market, window=options.settlement_window_minutes / MINUTES_A_YEAR)
     table = market.underlyings
     assets = {name: k for k, name in enumerate(table["underlying"])}
     index = table["index_price"].to_numpy().astype(float)
@@ -66,6 +73,7 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
     style, multiplier = known.style[listed], known.multiplier[listed]
     row_of = np.full(len(known), -1, np.int64)
     row_of[listed] = np.arange(len(listed))
+    blocks = option_arrays(known, market, history, chains, row_of, sticky_strike=options.stickiness == 0)
 
     rows = book.position_rows.filter(pl.col("quantity") != 0)
     owner = rows["account"].to_numpy()
@@ -81,7 +89,7 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
         unrealised = np.select(
             [pays == LINEAR, pays == INVERSE], [size * (now - entry), size * (1 / entry - 1 / now)], 0.0
         )
-        owned = np.where(pays == SPOT, size * now * price[settle[row]], 0.0)
+        owned = np.where(pays == OWNED, size * now * price[settle[row]], 0.0)
 
     balances = book.balance_rows
     asset = balances["asset"].replace_strict(
@@ -102,7 +110,7 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
     moves = held.columns < len(assets)
     return Exposures(
         listed=listed,
-        instruments=InstrumentArrays(underlying, quote, settle, basis, style, multiplier),
+        instruments=InstrumentArrays(underlying, quote, settle, basis, style, multiplier, blocks),
         market=MarketArrays(
             mark=mark,
             index=index,
@@ -113,6 +121,7 @@ def expose(book: Book, market: Market, history: FactorHistory) -> Exposures:
         collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], len(book)),
         equity=equity,
         groups=np.concatenate([underlying, np.arange(len(assets))]).astype(np.int64),
+        chains=chains,
     )
 
 

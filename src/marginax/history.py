@@ -1,8 +1,9 @@
 """The history of the risk factors on one grid: what the filters and the scenarios are made of.
 
-Factors are the underlyings' prices, in the order of the table `underlyings`, then one basis per perpetual and future.
-Returns are log returns, or differences where an underlying is shocked absolutely; a basis moves by differences.
-`returns[t]` ends at `times[t]`; NaN marks a bar at which a factor has no price, and the return after a gap spans it.
+Factors are the underlyings' prices, in the order of the table `underlyings`, then one basis per perpetual, future and
+expiry of options, then one implied volatility per underlying with options. Returns are log returns, or differences
+where an underlying is shocked absolutely; a basis moves by differences, an implied volatility by logs. `returns[t]`
+ends at `times[t]`; NaN marks a bar at which a factor has no price, and the return after a gap spans it.
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
-from marginax.calendars import DAY, Grid, joint_grid, on_grid
-from marginax.config import Basis, Proxy, Scenarios
+from marginax.basis import basis_walks
+from marginax.calendars import Grid, joint_grid, on_grid
 from marginax.instruments import Instruments
 from marginax.market import Market
 from marginax.problems import BadInput, Problem
+from marginax.sections import Basis, Proxy, Scenarios, Volatility
+from marginax.series import by_underlying, last_known, logs, returns_of, stamps
 
-YEAR = 365 * DAY
 NO_PROXY = -1
 
 
@@ -27,8 +29,9 @@ class FactorHistory:
 
     `own` says whether a factor has history enough to stand on; `frozen` that it has, and never moved; `proxy` and
     `beta` what it follows otherwise (beta NaN: estimated on common bars); `noise` the volatility per bar of a factor
-    that knows nothing but its size; `level` turns a shock into a relative move (1 for log shocks). `gap_*` is the
-    return since the last bar and the bars it spans, NaN where nothing is missing.
+    that knows nothing but its size, or that leans on its proxy with a residual of that size (`leaning`); `level` turns
+    a shock into a relative move (1 for log shocks). `gap_*` is the return since the last bar and the bars it spans, NaN
+    where nothing is missing. `volatilities` counts the implied volatilities, which come last.
     """
 
     names: tuple[str, ...]
@@ -47,6 +50,17 @@ class FactorHistory:
     beta: Float64[np.ndarray, " factors"]
     noise: Float64[np.ndarray, " factors"]
     last_bar: np.ndarray
+    volatilities: int = 0
+
+    @property
+    def is_volatility(self) -> Bool[np.ndarray, " factors"]:
+        """The implied volatilities."""
+        return np.arange(len(self.names)) >= len(self.names) - self.volatilities
+
+    @property
+    def leaning(self) -> Bool[np.ndarray, " factors"]:
+        """Implied volatilities without history: beta times the move of their price, and noise of their own."""
+        return self.is_volatility & ~self.own
 
     @property
     def noisy(self) -> Bool[np.ndarray, " factors"]:
@@ -68,9 +82,25 @@ class FactorHistory:
         is_price = np.arange(len(self.names)) < self.underlyings
         return is_price & (~self.own | self.frozen) & ~self.missing
 
+    def volatility_of(self, underlying: str) -> int:
+        """The factor of an underlying's implied volatility; the number of factors where it has none."""
+        name = volatility_factor(underlying)
+        return self.names.index(name) if name in self.names else len(self.names)
+
+
+def volatility_factor(underlying: str) -> str:
+    """The name of the factor of an underlying's implied volatility."""
+    return f"implied_vol:{underlying}"
+
 
 def factor_history(
-    market: Market, instruments: Instruments, *, scenarios: Scenarios, proxy: Proxy, basis: Basis
+    market: Market,
+    instruments: Instruments,
+    *,
+    scenarios: Scenarios,
+    proxy: Proxy,
+    basis: Basis,
+    volatility: Volatility | None = None,
 ) -> FactorHistory:
     """The factors of a market and of the instruments quoted in it, on the joint grid of the market's history.
 
@@ -95,32 +125,41 @@ def factor_history(
     levels = _levels(prices, names, index)
     paths = np.full((len(grid.times), len(names)), np.nan)
     last_bar = np.full(len(names), np.datetime64("NaT", "us"), "datetime64[us]")
-    series = _series(prices)
+    series = by_underlying(prices)
     for k, name in enumerate(names):
         if name in series:
             times, values = series[name]
             paths[:, k] = on_grid(grid, times, values)
             last_bar[k] = times[-1]
-    walk = np.where(absolute, paths, _log(np.where(absolute, 1.0, paths)))
-    now = np.where(absolute, index, _log(np.where(absolute, 1.0, index)))
+    walk = np.where(absolute, paths, logs(np.where(absolute, 1.0, paths)))
+    now = np.where(absolute, index, logs(np.where(absolute, 1.0, index)))
     gap, gap_bars = _gap(grid, walk, now, as_of)
-    basis_names, basis_walk, basis_noise = _basis(
-        history, instruments, market, grid, paths, levels, absolute, basis, as_of
+    against = basis_walks(
+        history, instruments, names, grid, paths=paths, levels=levels, absolute=absolute, settings=basis, as_of=as_of
     )
-    walk = np.concatenate([walk, basis_walk], axis=1)
-    returns, bars = _returns(walk)
+    implied, implied_walk = _implied_volatilities(history, instruments, names, grid)
+    other_walks = np.concatenate([against.walks, implied_walk], axis=1)
+    walk = np.concatenate([walk, other_walks], axis=1)
+    others = other_walks.shape[1]
+    is_implied = np.arange(walk.shape[1]) >= walk.shape[1] - len(implied)
+    returns, bars = returns_of(walk)
     count = np.sum(~np.isnan(returns), axis=0)
-    fresh = np.concatenate([last_bar, _stamp(grid, _last_known(basis_walk))]) >= oldest
+    fresh = np.concatenate([last_bar, stamps(grid, last_known(other_walks))]) >= oldest
     own = (count >= scenarios.least_bars) & fresh
-    frozen = own & ~np.any(np.nan_to_num(returns) != 0, axis=0)
+    still = ~np.any(np.nan_to_num(returns) != 0, axis=0)
+    # A volatility that never moved is a number somebody typed, and no history.
+    own = own & ~(is_implied & still)
+    frozen = own & still
     small = scenarios.minimum_volatility / np.sqrt(grid.bars_per_day)
-    level = np.concatenate([np.where(absolute, levels, 1.0), np.ones(len(basis_names))])
-    noise = np.concatenate([np.full(len(names), np.nan), basis_noise])
+    level = np.concatenate([np.where(absolute, levels, 1.0), np.ones(others)])
+    moods = volatility or Volatility()
+    own_move = proxy.safety_factor * moods.residual / np.sqrt(grid.bars_per_day)
+    noise = np.concatenate([np.full(len(names), np.nan), against.noise, np.full(len(implied), own_move)])
     noise = np.where(frozen, small * level, noise)
     followed, beta = _proxies(table, names, proxy)
-    others = len(basis_names)
+    price = [names.index(name) for name in implied]
     return FactorHistory(
-        names=(*names, *basis_names),
+        names=(*names, *against.names, *(volatility_factor(name) for name in implied)),
         underlyings=len(names),
         grid=grid,
         times=grid.times[1:],
@@ -128,15 +167,30 @@ def factor_history(
         bars=bars,
         gap_return=np.where(own, np.concatenate([gap, np.full(others, np.nan)]), np.nan),
         gap_bars=np.concatenate([gap_bars, np.ones(others)]),
-        absolute=np.concatenate([absolute, np.ones(others, bool)]),
+        absolute=np.concatenate([absolute, ~is_implied[len(names) :]]),
         level=level,
         own=own,
         frozen=frozen,
-        proxy=np.concatenate([followed, np.full(others, NO_PROXY)]),
-        beta=np.concatenate([beta, np.full(others, np.nan)]),
+        proxy=np.concatenate([followed, np.full(len(against.names), NO_PROXY), np.array(price, np.int64)]),
+        beta=np.concatenate([beta, np.full(len(against.names), np.nan), np.where(own[is_implied], np.nan, moods.beta)]),
         noise=noise,
         last_bar=np.concatenate([last_bar, np.full(others, np.datetime64("NaT", "us"))]),
+        volatilities=len(implied),
     )
+
+
+def _implied_volatilities(
+    history: pl.DataFrame, instruments: Instruments, names: list[str], grid: Grid
+) -> tuple[list[str], np.ndarray]:
+    """Underlyings with options, in their own order, and the logarithm of their implied volatility on the grid."""
+    optioned = set(instruments.underlying[instruments.is_option])
+    chosen = [name for name in names if name in optioned]
+    given = by_underlying(history.filter(pl.col("factor") == "implied_vol"))
+    walks = np.full((len(grid.times), len(chosen)), np.nan)
+    for k, name in enumerate(chosen):
+        if name in given:
+            walks[:, k] = logs(on_grid(grid, *given[name]))
+    return chosen, walks
 
 
 def _leading(prices: pl.DataFrame, least_bars: int, oldest: np.datetime64) -> pl.Series:
@@ -146,41 +200,15 @@ def _leading(prices: pl.DataFrame, least_bars: int, oldest: np.datetime64) -> pl
     return lives.filter((pl.col("bars") > least_bars) & alive)["underlying"]
 
 
-def _last_known(walk: np.ndarray) -> np.ndarray:
-    """The row at which each factor last had a value; -1 for one that never had."""
-    known = ~np.isnan(walk)
-    return np.where(known.any(axis=0), len(walk) - 1 - np.argmax(known[::-1], axis=0), -1)
-
-
-def _stamp(grid: Grid, rows: np.ndarray) -> np.ndarray:
-    return np.where(rows >= 0, grid.times[rows], np.datetime64("NaT", "us"))
-
-
 def _gap(grid: Grid, walk: np.ndarray, now: np.ndarray, as_of: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
     """The return from each underlying's last bar of the grid to now, NaN where nothing is missing, and its bars.
 
     The bar is the grid's: what a coin did on the weekend after Friday's bar of an equity is not in the grid yet.
     """
-    last = _last_known(walk)
+    last = last_known(walk)
     then = walk[last, np.arange(walk.shape[1])]
-    bars = np.maximum(np.nan_to_num(grid.bars_between(_stamp(grid, last), as_of), nan=0.0), 1)
+    bars = np.maximum(np.nan_to_num(grid.bars_between(stamps(grid, last), as_of), nan=0.0), 1)
     return np.where((bars > 1) | (now != then), now - then, np.nan), bars
-
-
-def _log(values: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.log(values)
-
-
-def _series(rows: pl.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Times (UTC microseconds, rising) and values of each name."""
-    return {
-        str(key[0]): (
-            part["time"].dt.replace_time_zone(None).to_numpy().astype("datetime64[us]"),
-            part["value"].to_numpy(),
-        )
-        for key, part in rows.partition_by("underlying", as_dict=True, maintain_order=True).items()
-    }
 
 
 def _levels(prices: pl.DataFrame, names: list[str], index: np.ndarray) -> np.ndarray:
@@ -189,77 +217,6 @@ def _levels(prices: pl.DataFrame, names: list[str], index: np.ndarray) -> np.nda
     typical = np.array([medians.get(name) or 0.0 for name in names])
     level = np.maximum(np.abs(index), typical)
     return np.where(level > 0, level, 1.0)
-
-
-def _returns(walk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Differences between each bar and the last known one before it, and how many bars lie between."""
-    count, factors = walk.shape
-    known = np.where(np.isnan(walk), -1, np.arange(count)[:, None])
-    before = np.maximum.accumulate(known, axis=0)[:-1]
-    previous = walk[np.maximum(before, 0), np.arange(factors)]
-    returns = np.where(before >= 0, walk[1:] - previous, np.nan)
-    bars = np.where(before >= 0, np.arange(1, count)[:, None] - before, 1).astype(float)
-    return returns, bars
-
-
-def _basis(
-    history: pl.DataFrame,
-    instruments: Instruments,
-    market: Market,
-    grid: Grid,
-    paths: np.ndarray,
-    levels: np.ndarray,
-    absolute: np.ndarray,
-    settings: Basis,
-    as_of: np.datetime64,
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, walks and stand-in volatilities of the basis factors, one per perpetual and future."""
-    place = {name: k for k, name in enumerate(market.underlyings["underlying"])}
-    which = [k for k in np.flatnonzero(instruments.has_basis) if instruments.underlying[k] in place]
-    stated = _series(history.filter(pl.col("factor") == "basis"))
-    forwards = {
-        str(key[0]): _series(part)
-        for key, part in history.filter(pl.col("factor").str.starts_with("forward:"))
-        .partition_by("factor", as_dict=True, maintain_order=True)
-        .items()
-    }
-    walks, noise = [], []
-    for k in which:
-        name, underlying = instruments.ids[k], instruments.underlying[k]
-        column = place[underlying]
-        perpetual = instruments.kind[k] == "perpetual"
-        years = 0.0 if perpetual else float(max((instruments.expiry[k] - as_of) / YEAR, 0.0))
-        walk = np.full(len(grid.times), np.nan)
-        source = stated.get(name) or (stated.get(underlying) if perpetual else None)
-        if source is not None:
-            walk = on_grid(grid, *source)
-        elif not perpetual:
-            near = _nearest_tenor(forwards, underlying, years)
-            if near is not None:
-                tenor, series = near
-                forward = on_grid(grid, *series)
-                spot, level = paths[:, column], levels[column]
-                yearly = (forward - spot) / level if absolute[column] else _log(forward / spot)
-                walk = yearly / tenor * years
-        walks.append(walk)
-        daily = np.hypot(settings.volatility, settings.annualised_volatility * years)
-        noise.append(daily / np.sqrt(grid.bars_per_day))
-    names = [f"basis:{instruments.ids[k]}" for k in which]
-    return names, np.array(walks).reshape(len(which), len(grid.times)).T, np.array(noise, float)
-
-
-def _nearest_tenor(
-    forwards: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], underlying: str, years: float
-) -> tuple[float, tuple[np.ndarray, np.ndarray]] | None:
-    tenors = [(_tenor_years(name), rows[underlying]) for name, rows in forwards.items() if underlying in rows]
-    if not tenors:
-        return None
-    return min(tenors, key=lambda pair: abs(np.log(pair[0] / max(years, 1 / 365))))
-
-
-def _tenor_years(factor: str) -> float:
-    tenor = factor.removeprefix("forward:")
-    return float(tenor[:-1]) * {"d": 1 / 365, "w": 7 / 365, "m": 1 / 12, "y": 1.0}[tenor[-1].lower()]
 
 
 def _proxies(table: pl.DataFrame, names: list[str], settings: Proxy) -> tuple[np.ndarray, np.ndarray]:

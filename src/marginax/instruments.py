@@ -10,8 +10,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64
 
-SPOT, LINEAR, INVERSE = 0, 1, 2
-"""How a contract pays: its whole value, its price change, or the change of its inverse in coins."""
+OWNED, LINEAR, INVERSE = 0, 1, 2
+"""How a contract pays: its whole value (spot, options paid upfront), its price change (linear futures, options margined
+like them), or the change of its inverse in coins."""
+OPTIONS = ("call", "put")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Instruments:
     `underlying`, `quote` and `settle` are names; `multiplier` is coins per contract, or quote currency per contract for
     inverse contracts; `expiry` is UTC microseconds, NaT where there is none. `settle` is the asset that P&L is paid in;
     where a linear contract settles in another asset than its quote, a quote unit of P&L pays one unit of that asset.
+    `strike` is in the quote currency, NaN where there is none. An option of inverse settlement is quoted and paid in
+    the coin it is on: `coin_settled`.
     """
 
     ids: np.ndarray
@@ -31,6 +35,8 @@ class Instruments:
     style: np.ndarray
     multiplier: Float64[np.ndarray, " instruments"]
     expiry: np.ndarray
+    strike: Float64[np.ndarray, " instruments"]
+    coin_settled: Bool[np.ndarray, " instruments"]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,6 +45,11 @@ class Instruments:
     def has_basis(self) -> Bool[np.ndarray, " instruments"]:
         """Perpetuals and futures trade away from their index and carry a basis factor."""
         return np.isin(self.kind, ["perpetual", "future"])
+
+    @property
+    def is_option(self) -> Bool[np.ndarray, " instruments"]:
+        """Calls and puts."""
+        return np.isin(self.kind, OPTIONS)
 
 
 def settlement_asset() -> pl.Expr:
@@ -51,6 +62,16 @@ def settlement_asset() -> pl.Expr:
 def number_instruments(rows: pl.DataFrame) -> Instruments:
     """Instruments in canonical order, from admitted rows of the table `instruments`."""
     inverse = pl.col("settlement") == "inverse"
+    option = pl.col("kind").is_in(list(OPTIONS))
+    upfront = option & (pl.col("premium").fill_null("upfront") == "upfront")
+    style = (
+        pl.when((pl.col("kind") == "spot") | upfront)
+        .then(OWNED)
+        .when(inverse & ~option)
+        .then(INVERSE)
+        .otherwise(LINEAR)
+        .alias("style")
+    )
     frame = rows.select(
         "instrument_id",
         "kind",
@@ -60,7 +81,8 @@ def number_instruments(rows: pl.DataFrame) -> Instruments:
         "strike",
         "quote",
         settlement_asset(),
-        pl.when(pl.col("kind") == "spot").then(SPOT).when(inverse).then(INVERSE).otherwise(LINEAR).alias("style"),
+        style,
+        (inverse & option).alias("coin_settled"),
     ).sort("underlying", "expiry", "kind", "strike", "instrument_id", nulls_last=False)
     return Instruments(
         ids=frame["instrument_id"].to_numpy(),
@@ -71,4 +93,6 @@ def number_instruments(rows: pl.DataFrame) -> Instruments:
         style=frame["style"].to_numpy().astype(np.int32),
         multiplier=frame["multiplier"].to_numpy(),
         expiry=frame["expiry"].dt.replace_time_zone(None).to_numpy(),
+        strike=frame["strike"].to_numpy().astype(float),
+        coin_settled=frame["coin_settled"].to_numpy(),
     )

@@ -8,11 +8,14 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 
-from marginax.config import Run
 from marginax.problems import BadInput, Problem
+from marginax.sections import Run
 from marginax.tables.door import Admitted, OnError, absent, admit
 from marginax.tables.findings import find, together
 from marginax.tables.read import Source
+
+# Implied volatilities above 1,000 % a year are another unit (per cent) more often than a price.
+LARGEST_VOLATILITY = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Market:
     def quotes(self) -> pl.DataFrame:
         """The rows of the table `quotes`."""
         return self.tables["quotes"].rows
+
+    @property
+    def forwards(self) -> pl.DataFrame:
+        """The rows of the table `forwards`: forward prices in account currency."""
+        return self.tables["forwards"].rows
 
     @property
     def history(self) -> pl.DataFrame:
@@ -84,6 +92,7 @@ def read_market(
     tables["underlyings"] = tables["underlyings"].of(moving)
     tables["underlyings"] = tables["underlyings"].set_aside(_lost_proxies(tables["underlyings"]), on_error)
     tables["history"] = tables["history"].set_aside(_not_positive(tables), on_error)
+    tables["forwards"] = tables["forwards"].set_aside(_unusable_forwards(tables), on_error)
     now = _as_of(tables) if as_of is None else utc_time(as_of)
     past = tables["history"].rows.filter(pl.col("time") <= now)
     later = tables["history"].rows.height - past.height
@@ -120,7 +129,26 @@ def _not_positive(tables: dict[str, Admitted]) -> pl.DataFrame:
     )
     what = pl.format("the price {} has no logarithm", price)
     remedy = 'Remove the row, or set the `shock` of its underlying to "absolute"'
-    return find(tables["history"].rows, "history", bad, "price", what, remedy)
+    wild = (factor == "implied_vol") & pl.col("underlying").is_in(log.implode()) & (price > LARGEST_VOLATILITY)
+    rows = tables["history"].rows
+    return together(
+        [
+            find(rows, "history", bad, "price", what, remedy),
+            find(
+                rows, "history", wild, "value", pl.format("the implied volatility {} was given", price),
+                "Write 0.8 for 80 % a year",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _unusable_forwards(tables: dict[str, Admitted]) -> pl.DataFrame:
+    table = tables["underlyings"].rows
+    log = table.filter(pl.col("shock").fill_null("log") == "log")["underlying"]
+    bad = pl.col("underlying").is_in(log.implode()) & (pl.col("forward") <= 0)
+    what = pl.format("the forward {} was given for an underlying with log shocks", "forward")
+    remedy = 'Correct it, or set the `shock` of its underlying to "absolute"'
+    return find(tables["forwards"].rows, "forwards", bad, "forward", what, remedy)
 
 
 def _lost_proxies(table: Admitted) -> pl.DataFrame:

@@ -11,8 +11,10 @@ import polars as pl
 from jaxtyping import Bool
 
 from marginax.book import Book, assemble
-from marginax.instruments import settlement_asset
-from marginax.market import Market
+from marginax.chains import contradicted_forwards
+from marginax.instruments import OPTIONS, number_instruments, settlement_asset
+from marginax.market import LARGEST_VOLATILITY, Market
+from marginax.sections import Options
 from marginax.tables.door import Admitted, OnError
 from marginax.tables.findings import find, together
 
@@ -32,14 +34,20 @@ class Matched:
         return pl.concat([table.quarantine for table in (*self.book.tables.values(), *self.market.tables.values())])
 
 
-def match(book: Book, market: Market, *, model: str, on_error: OnError = "raise") -> Matched:
+def match(
+    book: Book, market: Market, *, model: str, options: Options | None = None, on_error: OnError = "raise"
+) -> Matched:
     """Check a book against a market. Raises BadInput that names file, column, row and remedy."""
+    options = options or Options()
     tables = dict(book.tables)
     tables["instruments"] = tables["instruments"].set_aside(_instruments(tables["instruments"], market), on_error)
     tables["accounts"] = tables["accounts"].set_aside(_accounts(tables["accounts"], market, model), on_error)
     quotes = market.tables["quotes"]
     quotes = quotes.set_aside(_quotes(quotes, tables["instruments"], market), on_error)
     market = replace(market, tables={**market.tables, "quotes": quotes})
+    forwards = market.tables["forwards"]
+    forwards = forwards.set_aside(_forwards(forwards, tables["instruments"], market, options.forward_bound), on_error)
+    market = replace(market, tables={**market.tables, "forwards": forwards})
     book = assemble(tables, on_error)
     tables = dict(book.tables)
     tables["positions"] = tables["positions"].set_aside(_entries(tables["positions"], tables), on_error)
@@ -73,6 +81,12 @@ def _instruments(table: Admitted, market: Market) -> pl.DataFrame:
                 "Remove the instrument and settle its positions, or set as_of before its expiry",
             ),
             find(
+                table.rows, table.name,
+                (pl.col("strike") <= 0) & ~pl.col("underlying").is_in(absolute.implode()), "strike",
+                pl.format("the strike {} was given and the underlying takes log shocks", "strike"),
+                'Correct it, or set the `shock` of its underlying to "absolute"',
+            ),
+            find(
                 table.rows, table.name, inverse, "settlement",
                 pl.format("an inverse contract on '{}', whose shocks are absolute", "underlying"),
                 "A price that may be zero has no inverse: use linear settlement or log shocks",
@@ -100,11 +114,37 @@ def _accounts(table: Admitted, market: Market, model: str) -> pl.DataFrame:
 
 def _quotes(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
     log = market.underlyings.filter(pl.col("shock") == "log")["underlying"]
-    positive = instruments.rows.filter(pl.col("underlying").is_in(log.implode()))["instrument_id"]
-    bad = (pl.col("mark_price") <= 0) & pl.col("instrument_id").is_in(positive.implode())
-    what = pl.format("{} was given for an instrument whose underlying takes log shocks", "mark_price")
-    remedy = 'Correct the price, or set the `shock` of its underlying to "absolute"'
-    return find(table.rows, table.name, bad, "mark_price", what, remedy)
+    is_option = pl.col("kind").is_in(list(OPTIONS))
+    on_log = instruments.rows.filter(pl.col("underlying").is_in(log.implode()))
+    positive, options = (on_log.filter(which)["instrument_id"] for which in (~is_option, is_option))
+    every_option = instruments.rows.filter(is_option)["instrument_id"]
+    name = pl.col("instrument_id")
+    price = pl.format("{} was given for an instrument whose underlying takes log shocks", "mark_price")
+    return together(
+        [
+            find(
+                table.rows, table.name, (pl.col("mark_price") <= 0) & name.is_in(positive.implode()), "mark_price",
+                price, 'Correct the price, or set the `shock` of its underlying to "absolute"',
+            ),
+            find(
+                table.rows, table.name, (pl.col("mark_price") < 0) & name.is_in(every_option.implode()), "mark_price",
+                pl.format("{} was given for an option", "mark_price"), "Give a price that is not negative",
+            ),
+            find(
+                table.rows, table.name,
+                (pl.col("implied_vol") > LARGEST_VOLATILITY) & name.is_in(options.implode()), "implied_vol",
+                pl.format("{} was given", "implied_vol"), "Write 0.8 for 80 % a year, or leave it empty",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _forwards(table: Admitted, instruments: Admitted, market: Market, bound: float) -> pl.DataFrame:
+    against = contradicted_forwards(number_instruments(instruments.rows), market, bound=bound)
+    rows = table.rows.join(against, on=["underlying", "expiry"], how="inner", maintain_order="left")
+    what = pl.format("the forward {} is given and put-call parity of the marks says {}", "forward", "parity")
+    remedy = "Correct the forward or the marks, leave the row out, or raise `options.forward_bound`"
+    return find(rows, table.name, pl.lit(True), "forward", what, remedy)
 
 
 def _entries(table: Admitted, tables: dict[str, Admitted]) -> pl.DataFrame:

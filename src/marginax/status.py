@@ -15,9 +15,10 @@ class Status(IntEnum):
     STALE = 1
     PROXIED = 2
     MISSING_HISTORY = 3
-    MISSING_PRICE = 4
-    INCOMPLETE = 5
-    NUMERICAL = 6
+    MISSING_VOLATILITY = 4
+    MISSING_PRICE = 5
+    INCOMPLETE = 6
+    NUMERICAL = 7
 
     @property
     def label(self) -> str:
@@ -39,6 +40,7 @@ _MEANINGS = {
     Status.OK: "Everything the margin needs was there and recent.",
     Status.STALE: "A price or a history is older than the configuration allows; its gap entered the volatility.",
     Status.PROXIED: "A factor without enough history of its own moves with its proxy, and a residual on top.",
+    Status.MISSING_VOLATILITY: "An option has no volatility, and none of its underlying's has; there is no margin.",
     Status.MISSING_HISTORY: "A factor has neither history nor a proxy that has one; there is no margin.",
     Status.MISSING_PRICE: "A position or balance has no price; there is no margin.",
     Status.INCOMPLETE: "Rows of this account were quarantined at the door; there is no margin.",

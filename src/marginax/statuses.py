@@ -11,6 +11,7 @@ import polars as pl
 from jaxtyping import Bool, Int64
 
 from marginax.calendars import DAY
+from marginax.chains import VolatilitySource
 from marginax.exposures import Exposures
 from marginax.history import NO_PROXY, FactorHistory
 from marginax.market import Market
@@ -103,6 +104,7 @@ def _row_flags(matched: Matched, exposures: Exposures, history: FactorHistory, s
         ]
     ).unique()
     flags = rows.join(said, on="asset").select("row", "status", "name")
+    flags = pl.concat([flags, _option_flags(matched.market, exposures, history, stale_after_days)])
     old = matched.market.quotes.filter(pl.col("time") < matched.market.as_of - timedelta(days=stale_after_days))[
         "instrument_id"
     ]
@@ -117,6 +119,33 @@ def _row_flags(matched: Matched, exposures: Exposures, history: FactorHistory, s
         schema=flags.schema,
     )
     return pl.concat([flags, quoted])
+
+
+def _option_flags(
+    market: Market, exposures: Exposures, history: FactorHistory, stale_after_days: float
+) -> pl.DataFrame:
+    """(row, status, name) of options: volatilities that are not their own or not known, and forwards that are old."""
+    chains, expiries = exposures.chains, exposures.chains.expiries
+    limit = market.as_of - timedelta(days=stale_after_days)
+    row_of = {number: row for row, number in enumerate(exposures.listed.tolist())}
+    flags: list[tuple[int, int, str]] = []
+    leaning = {name: bool(history.leaning[history.volatility_of(name)]) for name in set(expiries.underlying)}
+    for number, expiry, source in zip(chains.instrument.tolist(), chains.expiry, chains.source, strict=True):
+        row, name = row_of.get(number), expiries.underlying[expiry]
+        if row is None:
+            continue
+        due = np.datetime_as_string(expiries.expiry[expiry], unit="D")
+        if source == VolatilitySource.NONE:
+            flags.append((row, int(Status.MISSING_VOLATILITY), f"options on {name}"))
+        elif source == VolatilitySource.OTHER_EXPIRY:
+            flags.append((row, int(Status.PROXIED), f"volatility of {name} {due} by another expiry"))
+        if leaning[name]:
+            flags.append((row, int(Status.PROXIED), f"volatility of {name} by its price"))
+        time = expiries.time[expiry]
+        if time is not None and time < limit:
+            flags.append((row, int(Status.STALE), f"forward of {name} {due}"))
+    schema = {"row": pl.Int64, "status": pl.Int64, "name": pl.String}
+    return pl.DataFrame(flags, schema=schema, orient="row")
 
 
 def _underlying_flags(market: Market, history: FactorHistory, stale_after_days: float) -> pl.DataFrame:

@@ -15,9 +15,12 @@ from hypothesis.extra.numpy import arrays
 
 from marginax.config import Config
 from marginax.history import NO_PROXY
-from marginax.scenarios import HistoricalScenarios
-from marginax.scenarios.historical import Cut, Draws, FactorArrays
+from marginax.scenarios import ScenarioSource
+from marginax.scenarios.filtering import FactorArrays, FillDraws
+from marginax.scenarios.historical import HistoricalDraws
 from marginax.scenarios.proxies import fill, levels, resampled_rows
+from marginax.scenarios.source import SourceDraws
+from marginax.scenarios.stress import StressDraws
 from reference import filters as twin
 
 BARS = 30
@@ -182,10 +185,10 @@ def test_slopes_in_every_parameter_are_finite_differences(double: None, rng: np.
 
 
 @jax.jit
-def scenario_size(half_life: jax.Array, factors: FactorArrays, draws: Draws) -> jax.Array:
+def scenario_size(half_life: jax.Array, factors: FactorArrays, draws: SourceDraws) -> jax.Array:
     """Sum of the squares of all filtered shocks."""
-    source = HistoricalScenarios.from_config(Config())
-    tuned = eqx.tree_at(lambda each: each.half_life_days, source, half_life)
+    source = ScenarioSource.from_config(Config())
+    tuned = eqx.tree_at(lambda each: each.volatility.half_life_days, source, half_life)
     return jnp.sum(tuned.shocks(tuned.observe(factors), draws)[0] ** 2)
 
 
@@ -217,7 +220,8 @@ def test_the_slope_of_filtered_scenarios_in_the_half_life_is_a_number(
         proxy=tuple(PROXY.tolist()),
         bars_per_day=1.0,
     )
-    draws = Draws(rows=borrow(shocks), noise=np.zeros(shocks.shape), cut=Cut(0, ()))
+    nothing = StressDraws((), np.zeros((0, len(NAMES))))
+    draws = SourceDraws(FillDraws(borrow(shocks), np.zeros(shocks.shape)), HistoricalDraws(0), nothing)
 
     slope = float(half_life_slope(jnp.asarray(11.2), factors, draws))
     step = 1e-4

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import marginax as mx
-from marginax.config import Collateral, Config, Engine, Risk, Scenarios
+from marginax.config import Config
+from marginax.sections import Collateral, Engine, Risk, Scenarios
 from reference import margin as reference
 from reference.samples import rounding
 

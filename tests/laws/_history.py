@@ -16,9 +16,10 @@ from scipy import stats
 
 import marginax as mx
 from laws._books import NOW, Tables, book, contract, frame, market
-from marginax.config import Engine, parse_config
+from marginax.config import parse_config
 from marginax.exposures import expose
 from marginax.scenarios.proxies import resampled_rows
+from marginax.sections import Engine
 from reference import filters as twin
 
 BARS = 161

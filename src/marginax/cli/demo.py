@@ -12,9 +12,10 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="seed of the venue and of every draw")] = 7,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON instead of a summary")] = False,
 ) -> int:
-    """Build a synthetic venue with a simulated history, write its tables, and margin every account."""
+    """Build a synthetic venue with a simulated history, write its tables, and margin every account by Monte Carlo."""
     from marginax.cli.margin import margin_files
-    from marginax.config import Config, Run, Scenarios, StressWindow
+    from marginax.config import Config
+    from marginax.sections import Run, Scenarios, StressWindow
     from marginax.synthetic import venue
     from marginax.tables.results import clear_results
 
@@ -25,8 +26,8 @@ def command(
         StressWindow.model_validate({"name": name, "from": first, "to": last})
         for name, first, last in made.stress_windows
     )
-    settings = Config(run=Run(seed=seed), scenarios=Scenarios(stress=windows))
+    settings = Config(run=Run(seed=seed), scenarios=Scenarios(source="monte_carlo", stress=windows))
     file = {name: out / f"{name}.parquet" for name in made.tables}
     book = {name: file[name] for name in ("instruments", "positions", "balances")}
-    market = {name: file[name] for name in ("quotes", "underlyings", "history")}
+    market = {name: file[name] for name in ("quotes", "underlyings", "history", "forwards")}
     return margin_files(book, market, settings, out, json=json)

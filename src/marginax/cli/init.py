@@ -8,7 +8,7 @@ import typer
 from marginax.problems import BadInput, Problem
 
 CONFIG = "marginax.toml"
-NAMES = ("instruments", "positions", "balances", "quotes", "underlyings", "history")
+NAMES = ("instruments", "positions", "balances", "quotes", "underlyings", "forwards", "history")
 
 
 def command(
@@ -24,7 +24,7 @@ def command(
         remedy = "Name another folder, or move what is there"
         raise BadInput([Problem(str(path), None, None, "is there already", remedy) for path in taken])
     directory.mkdir(parents=True, exist_ok=True)
-    example = venue(seed=7, accounts=12, underlyings=4, instruments=12, bars=501)
+    example = venue(seed=7, accounts=12, underlyings=4, instruments=12, bars=501, options=1, expiries=2, strikes=3)
     for name in NAMES:
         example.tables[name].write_csv(files[name], datetime_format="%Y-%m-%dT%H:%M:%SZ")
     files[CONFIG].write_text(template(), encoding="utf-8")

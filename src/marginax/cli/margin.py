@@ -38,7 +38,7 @@ def command(
     out: Annotated[Path, typer.Option(help="folder for the results", metavar="DIR", show_default=False)],
     accounts: Annotated[Path | None, _table("attributes of accounts")] = None,
     orders: Annotated[Path | None, _table("open orders; checked, not yet margined")] = None,
-    forwards: Annotated[Path | None, _table("forward prices; checked, not yet used")] = None,
+    forwards: Annotated[Path | None, _table("forward prices of the expiries of options")] = None,
     signals: Annotated[Path | None, _table("market signals; checked, not yet used")] = None,
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
     order_book: Annotated[Path | None, _table("price levels; checked, not yet used")] = None,

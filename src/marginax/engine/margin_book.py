@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from marginax.book import Book
-from marginax.config import Config, Engine, Run
+from marginax.config import Config
 from marginax.data_quality import data_notes
 from marginax.engine.compilation import persistent_cache
 from marginax.engine.figures import Figures
@@ -26,6 +26,7 @@ from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.sets import ScenarioSet
+from marginax.sections import Engine, Run
 from marginax.statuses import account_statuses
 from marginax.tables.door import OnError
 
@@ -56,23 +57,26 @@ def margin_book(
     settings = engine or chosen.settings.engine
     seed = chosen.settings.run.seed if seed is None else seed
     _agree(chosen.settings.run, market)
-    matched = match(book, market, model=chosen.name, on_error=on_error)
+    matched = match(book, market, model=chosen.name, options=chosen.settings.options, on_error=on_error)
     with jax.enable_x64(True):
         history = chosen.factors(matched.market, matched.book.instruments)
-        exposures = expose(matched.book, matched.market, history)
+        exposures = expose(matched.book, matched.market, history, chosen.settings.options)
         draws = chosen.draw(seed, history)
         clock["bound"] = perf_counter()
         state = chosen.observe(history)
         prepared, shocks = _prepare(chosen, exposures.instruments, exposures.market, state, draws)
         labels = chosen.labels(history)
+        scrambles, drawn = chosen.scrambles
         scenarios = ScenarioSet(
             factors=history.names,
             shocks=np.nan_to_num(np.asarray(shocks)),
             weights=np.asarray(prepared.weights),
             labels=labels,
             independent=chosen.independent,
+            scrambles=scrambles,
+            drawn=drawn,
         )
-        diagnostics = dict(chosen.diagnostics(history, state))
+        diagnostics = dict(chosen.diagnostics(history, state, draws, scenarios))
     notes = data_notes(matched)
     statuses = account_statuses(
         matched, exposures, history, stale_after_days=chosen.settings.scenarios.stale_after_days

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from marginax.chains import Chains, ForwardSource, VolatilitySource
 from marginax.config import Config
 from marginax.engine.figures import Figures, finite, margins_table, uncovered_loss
 from marginax.exposures import Exposures
 from marginax.match import Matched
 from marginax.models.protocol import Parts
+from marginax.option_table import option_table
+from marginax.options import MINUTES_A_YEAR
 from marginax.scenarios.sets import ScenarioSet
 from marginax.statuses import Statuses
 from marginax.tables.results import write_tables
@@ -41,6 +45,7 @@ class Result:
     _matched: Matched = field(repr=False)
     _exposures: Exposures = field(repr=False)
     _attribute: Attribute = field(repr=False)
+    _settlement_window: float = field(repr=False)
 
     @classmethod
     def assemble(
@@ -83,6 +88,7 @@ class Result:
                 "sha256": scenarios.digest,
                 **diagnostics,
             },
+            "options": _option_notes(exposures.chains),
             "data": notes,
             "accounts": {"total": len(matched.book), "by_status": statuses.counts()},
             "totals": {
@@ -96,7 +102,15 @@ class Result:
             },
         }
         return cls(
-            margins, manifest, matched.quarantine, scenarios, tuple(figures.parts), matched, exposures, attribute
+            margins,
+            manifest,
+            matched.quarantine,
+            scenarios,
+            tuple(figures.parts),
+            matched,
+            exposures,
+            attribute,
+            settings.options.settlement_window_minutes,
         )
 
     def __repr__(self) -> str:
@@ -136,6 +150,16 @@ class Result:
         schema = {**empty, **dict.fromkeys(self.parts, pl.Float64), "total": pl.Float64}
         return pl.concat([pl.DataFrame(schema=schema), *frames]).sort("account_id", maintain_order=True)
 
+    @cached_property
+    def options(self) -> pl.DataFrame:
+        """One row an option of the market: forward, volatility, where each came from, model price and Greeks.
+
+        See `marginax.option_table` for columns and units. Empty where no option is quoted.
+        """
+        book, market = self._matched.book, self._matched.market
+        window = self._settlement_window / MINUTES_A_YEAR
+        return option_table(book.instruments, market, self._exposures.chains, window=window)
+
     def explain(self, account: str) -> pl.DataFrame:
         """Why one account owes what it owes: its attribution, the largest share first.
 
@@ -151,6 +175,8 @@ class Result:
         tables = {"margins": self.margins}
         if self.quarantine.height:
             tables["quarantine"] = self.quarantine
+        if self.options.height:
+            tables["options"] = self.options
         if attribution:
             tables["attribution"] = self.attribution()
         return write_tables(directory, tables, self.manifest)
@@ -193,3 +219,11 @@ class Result:
             "account_id", "instrument_id", "asset", "amount", *shares.names
         )
         return shown.with_columns(pl.sum_horizontal(shares.names).alias("total"))
+
+
+def _option_notes(chains: Chains) -> dict[str, Any]:
+    """How many expiries take their forward, and how many options their volatility, from where."""
+    return {
+        "forwards": {kind.name.lower(): int((chains.expiries.source == kind).sum()) for kind in ForwardSource},
+        "volatilities": {kind.name.lower(): int((chains.source == kind).sum()) for kind in VolatilitySource},
+    }

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Int64
 
-from marginax.config import Engine
 from marginax.engine.devices import run_streams, stream_devices
 from marginax.engine.tiles import Cut, build, cut
 from marginax.exposures import Exposures
 from marginax.models.protocol import MarginModel, Parts, Prepared, Tile
+from marginax.sections import Engine
 
 
 class TilePass:

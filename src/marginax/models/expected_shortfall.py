@@ -22,15 +22,18 @@ from marginax.history import FactorHistory, factor_history
 from marginax.instruments import Instruments
 from marginax.market import Market
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile, Totals
+from marginax.options import OptionPricing
 from marginax.problems import BadInput, Problem
+from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays
 from marginax.scenarios.given import GivenScenarios
-from marginax.scenarios.historical import FactorArrays, HistoricalScenarios, Observed, factor_arrays
 from marginax.scenarios.sets import ScenarioSet
+from marginax.scenarios.source import ScenarioSource
 from marginax_kernels import (
     accumulate,
     exceedance_probability,
     expected_shortfall,
     expected_shortfall_error,
+    expected_shortfall_scramble_error,
     first_worst,
     shortfall_beyond,
     tail_weights,
@@ -59,7 +62,8 @@ class ExpectedShortfall(MarginModel):
 
     name: str = eqx.field(static=True)
     settings: Config = eqx.field(static=True)
-    source: HistoricalScenarios | GivenScenarios
+    source: ScenarioSource | GivenScenarios
+    pricing: OptionPricing
     maintenance_ratio: Float[np.ndarray, ""]
     tail: float = eqx.field(static=True)
 
@@ -71,7 +75,12 @@ class ExpectedShortfall(MarginModel):
     @property
     def independent(self) -> bool:
         """True for a given set of independent draws; history is none."""
-        return isinstance(self.source, GivenScenarios) and self.source.independent
+        return self.source.independent
+
+    @property
+    def scrambles(self) -> tuple[int, int]:
+        """Of the scenario source: Monte Carlo draws come in independent scrambles."""
+        return self.source.scrambles, self.source.drawn
 
     def with_scenarios(self, scenarios: ScenarioSet) -> "ExpectedShortfall":
         """This model on scenarios of one's own."""
@@ -81,13 +90,18 @@ class ExpectedShortfall(MarginModel):
         """The history this model filters, on the joint grid of the market."""
         settings = self.settings
         return factor_history(
-            market, instruments, scenarios=settings.scenarios, proxy=settings.proxy, basis=settings.basis
+            market,
+            instruments,
+            scenarios=settings.scenarios,
+            proxy=settings.proxy,
+            basis=settings.basis,
+            volatility=settings.volatility,
         )
 
     def draw(self, seed: int, history: FactorHistory) -> ShortfallDraws:
         """What the scenario source draws; raises BadInput when the tail holds less than one scenario."""
         draws = self.source.draw(seed, history)
-        if isinstance(self.source, HistoricalScenarios):
+        if isinstance(self.source, ScenarioSource):
             _check_tail(self.tail, self.source, history)
         haircuts = self.settings.collateral.haircuts
         shares = [haircuts.get(name, 0.0) for name in history.names[: history.underlyings]]
@@ -106,7 +120,8 @@ class ExpectedShortfall(MarginModel):
     ) -> tuple[ShortfallPrepared, Float[Array, "scenarios factors"]]:
         """Scenarios from the source, and the cube of unit P&L under them."""
         shocks, weights = self.source.shocks(state, draws.scenarios)
-        cube = revalue(instruments, market, shocks)
+        horizon = self.settings.risk.horizon_days
+        cube = revalue(instruments, market, shocks, horizon_days=horizon, pricing=self.pricing)
         none = jnp.zeros(len(instruments.style))
         haircuts = jnp.concatenate([none, draws.haircuts * jnp.abs(market.index), jnp.zeros(1)])
         return ShortfallPrepared(cube=cube, weights=weights, haircuts=haircuts), shocks
@@ -123,7 +138,10 @@ class ExpectedShortfall(MarginModel):
         collateral = jnp.where(owes, shortfall, 0) - core_part
         haircut = jnp.where(owes, _haircut(prepared, tile), 0)
         floor = jnp.maximum(0, -(core_part + collateral))
-        if self.independent:
+        scrambles, drawn = self.scrambles
+        if scrambles:
+            error = expected_shortfall_scramble_error(joint, weights, tail=self.tail, scrambles=scrambles, draws=drawn)
+        elif self.independent:
             error = expected_shortfall_error(joint, weights, tail=self.tail)
         else:
             error = jnp.full_like(var, jnp.nan)
@@ -162,18 +180,22 @@ class ExpectedShortfall(MarginModel):
         """A name for every scenario."""
         return self.source.labels(history)
 
-    def diagnostics(self, history: FactorHistory, state: Observed) -> Mapping[str, Any]:
-        """How often residuals were capped, which factors are proxied, frozen or missing."""
+    def diagnostics(
+        self, history: FactorHistory, state: Observed, draws: ShortfallDraws, scenarios: ScenarioSet
+    ) -> Mapping[str, Any]:
+        """How often residuals and shocks were cut, what is proxied, frozen or missing, and the laws of the draws."""
         capped = np.asarray(_capped(self.source, state))
         names = np.array(history.names)
         usual = np.asarray(state.long_run) * np.sqrt(history.gap_bars)
         leap = np.abs(np.nan_to_num(history.gap_return)) > self.settings.scenarios.residual_cap * usual
         return {
-            "source": "given" if isinstance(self.source, GivenScenarios) else self.source.source,
+            "source": self.source.name,
+            **self.source.diagnostics(history, draws.scenarios, scenarios.shocks),
             "index_far_from_history": names[leap & history.own].tolist(),
             "haircuts_of_nothing": sorted(set(self.settings.collateral.haircuts) - set(history.names)),
             "residuals_capped": {str(names[k]): int(capped[k]) for k in np.flatnonzero(capped)},
             "proxied": names[history.proxied].tolist(),
+            "volatilities_by_price": names[history.leaning].tolist(),
             "never_moved": names[history.frozen].tolist(),
             "without_history_or_proxy": names[history.missing].tolist(),
             "bars_per_day": history.grid.bars_per_day,
@@ -193,13 +215,14 @@ def build(config: Config) -> ExpectedShortfall:
     return ExpectedShortfall(
         name="expected_shortfall",
         settings=config,
-        source=HistoricalScenarios.from_config(config),
+        source=ScenarioSource.from_config(config),
+        pricing=OptionPricing.from_settings(config.options, config.volatility),
         maintenance_ratio=np.asarray(config.risk.maintenance_ratio),
         tail=config.risk.tail,
     )
 
 
-def _check_tail(tail: float, source: HistoricalScenarios, history: FactorHistory) -> None:
+def _check_tail(tail: float, source: ScenarioSource, history: FactorHistory) -> None:
     """Refuse a tail thinner than the heaviest scenario: its answer would be one loss whatever `tail` says."""
     effective = source.effective_count(history)
     if effective * tail >= 1 - 1e-9:  # 100 scenarios at 0.01 are one, up to rounding
@@ -214,12 +237,12 @@ def _check_tail(tail: float, source: HistoricalScenarios, history: FactorHistory
 
 
 @jax.jit
-def _observe(source: HistoricalScenarios | GivenScenarios, factors: FactorArrays) -> Observed:
+def _observe(source: ScenarioSource | GivenScenarios, factors: FactorArrays) -> Observed:
     return source.observe(factors)
 
 
 @jax.jit
-def _capped(source: HistoricalScenarios | GivenScenarios, state: Observed) -> Array:
+def _capped(source: ScenarioSource | GivenScenarios, state: Observed) -> Array:
     return source.capped(state)
 
 

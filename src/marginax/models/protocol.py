@@ -17,6 +17,7 @@ from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.history import FactorHistory
 from marginax.instruments import Instruments
 from marginax.market import Market
+from marginax.scenarios.sets import ScenarioSet
 
 
 class Parts(eqx.Module):
@@ -101,6 +102,11 @@ class MarginModel(eqx.Module):
         """Whether scenarios are independent draws, so that a standard error has a meaning."""
         return False
 
+    @property
+    def scrambles(self) -> tuple[int, int]:
+        """Independent scrambles, and how many scenarios they hold at the head of all; (0, 0) where there are none."""
+        return 0, 0
+
     @abstractmethod
     def factors(self, market: Market, instruments: Instruments) -> FactorHistory:
         """The history this model looks at: which factors, on which bars; raises BadInput for one it cannot use."""
@@ -136,5 +142,5 @@ class MarginModel(eqx.Module):
         """A name for every scenario, on the host."""
 
     @abstractmethod
-    def diagnostics(self, history: FactorHistory, state: Any) -> Mapping[str, Any]:
+    def diagnostics(self, history: FactorHistory, state: Any, draws: Any, scenarios: ScenarioSet) -> Mapping[str, Any]:
         """What the manifest should say of the scenarios, on the host."""

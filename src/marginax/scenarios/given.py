@@ -1,5 +1,6 @@
 """A scenario set made elsewhere, as a source: by a user, by another system, or by a test."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from marginax.history import FactorHistory
-from marginax.scenarios.historical import FactorArrays, Observed
+from marginax.scenarios.filtering import FactorArrays, Observed
 from marginax.scenarios.sets import ScenarioSet
 
 
@@ -37,10 +38,18 @@ class GivenScenarios(eqx.Module):
 
     held: OnHost = eqx.field(static=True)
     independent: bool = eqx.field(static=True)
+    scrambles: int = eqx.field(static=True)
+    drawn: int = eqx.field(static=True)
 
     def __init__(self, scenarios: ScenarioSet) -> None:
         self.held = OnHost(scenarios)
         self.independent = scenarios.independent
+        self.scrambles, self.drawn = scenarios.scrambles, scenarios.drawn
+
+    @property
+    def name(self) -> str:
+        """What the manifest calls it."""
+        return "given"
 
     @property
     def scenarios(self) -> ScenarioSet:
@@ -82,3 +91,7 @@ class GivenScenarios(eqx.Module):
     def labels(self, history: FactorHistory) -> tuple[str, ...]:
         """The set's own labels."""
         return self.scenarios.labels
+
+    def diagnostics(self, history: FactorHistory, draws: GivenDraws, shocks: np.ndarray) -> Mapping[str, Any]:
+        """Nothing is known of how the set was made."""
+        return {}

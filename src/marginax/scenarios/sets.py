@@ -20,9 +20,11 @@ ROUNDING = 1e-9
 class ScenarioSet:
     """Weighted scenarios of named factors.
 
-    `independent` says that the scenarios are independent draws, so that a standard error has a meaning; it has none
-    for historical and deterministic sets. Raises ValueError where shapes disagree, a factor is named twice, a number
-    is not finite, a weight is negative, or the weights do not sum to one.
+    `independent` says that the scenarios are independent draws, so that a standard error has a meaning; it has none for
+    historical and deterministic sets. Where the first `drawn` scenarios are `scrambles` equal consecutive blocks,
+    independent of one another but not within, the error is read from the blocks; what stands behind them has none.
+    Raises ValueError where shapes disagree, a factor is named twice, a number is not finite, a weight is negative, or
+    the weights do not sum to one.
     """
 
     factors: tuple[str, ...]
@@ -30,6 +32,8 @@ class ScenarioSet:
     weights: Float64[np.ndarray, " scenarios"]
     labels: tuple[str, ...]
     independent: bool = False
+    scrambles: int = 0
+    drawn: int = 0
 
     def __post_init__(self) -> None:
         wanted = (len(self.labels), len(self.factors))
@@ -45,6 +49,20 @@ class ScenarioSet:
             raise ValueError("a shock is not finite; every factor needs a number in every scenario")
         if not (self.weights >= 0).all() or abs(self.weights.sum() - 1) > ROUNDING:
             raise ValueError(f"weights sum to {self.weights.sum()}; divide non-negative weights by their sum")
+        if self.scrambles < 0 or not 0 <= self.drawn <= len(self) or (self.drawn % max(self.scrambles, 1)):
+            raise ValueError(
+                f"{self.drawn} of {len(self)} scenarios are no {self.scrambles} equal blocks; give the number of "
+                "scrambles, and how many scenarios they hold together"
+            )
+        if (
+            self.scrambles == 1
+            or (self.scrambles > 1 and self.independent)
+            or (self.scrambles == 0) != (self.drawn == 0)
+        ):
+            raise ValueError(
+                f"scrambles={self.scrambles}, drawn={self.drawn} and independent={self.independent} tell no error; "
+                "give two scrambles or more, or none, and not both kinds of draws"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +80,8 @@ def join(sets: Sequence[ScenarioSet], masses: Sequence[float]) -> ScenarioSet:
     """The scenarios of several sets over the same factors, each set carrying its stated mass.
 
     Masses are probabilities that sum to one; a set of mass zero enters worst cases only. Sets are independent draws
-    together only when each one with mass is. Raises ValueError where masses or factors do not fit.
+    together only when each one with mass is; scrambles of the first set stay such where no other set is drawn. Raises
+    ValueError where masses or factors do not fit.
     """
     if len(sets) != len(masses) or not sets:
         raise ValueError(f"{len(sets)} sets and {len(masses)} masses; give one mass for each set")
@@ -70,10 +89,14 @@ def join(sets: Sequence[ScenarioSet], masses: Sequence[float]) -> ScenarioSet:
         raise ValueError(f"the masses sum to {sum(masses)}; give non-negative masses that sum to one")
     if any(each.factors != sets[0].factors for each in sets):
         raise ValueError("the sets shock different factors; build them from one history")
+    first, others = sets[0], sets[1:]
+    keeps = first.scrambles > 0 and not any(each.scrambles or each.independent for each in others)
     return ScenarioSet(
-        factors=sets[0].factors,
+        factors=first.factors,
         shocks=np.concatenate([each.shocks for each in sets]),
         weights=np.concatenate([each.weights * mass for each, mass in zip(sets, masses, strict=True)]),
         labels=tuple(label for each in sets for label in each.labels),
         independent=all(each.independent for each, mass in zip(sets, masses, strict=True) if mass > 0),
+        scrambles=first.scrambles if keeps else 0,
+        drawn=first.drawn if keeps else 0,
     )

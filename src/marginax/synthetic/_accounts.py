@@ -1,19 +1,19 @@
-"""The accounts of the synthetic venue: who holds what, and the venue put together.
+"""The accounts of the synthetic venue: who holds which futures and spot, and what is behind it all.
 
 Conventions: quantities are signed contracts (coins for spot), long positive; money is USD; entries are in the
 quote currency. Clients are many, small and mostly long; market makers take the other side of every future and
 perpetual, so that those sum to zero over the accounts (from 20 on), and hedge with spot and calendar spreads.
+Options come on top: clients hold the same futures and spot with and without them.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from marginax.synthetic._market import POWERS_OF_TEN, Floats, Market, Window, market, significant
+from marginax.synthetic._market import POWERS_OF_TEN, Floats, Market, significant
+from marginax.synthetic._option_books import Written
 
 Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -28,26 +28,6 @@ IDLE, TROUBLED, BORROWING = 0.01, 0.02, 0.015  # shares: no positions; equity of
 ASSETS = {"USD": 0.42, "USDT": 0.30, "USDC": 0.10, "BTC": 0.09, "ETH": 0.05, "SOL": 0.02, "XRP": 0.02}
 ASSET_COUNT = (0.62, 0.28, 0.10)  # probabilities of one, two and three assets
 ROWS = 16_384  # accounts drawn at a time, which bounds the memory
-
-
-@dataclass(frozen=True, eq=False)
-class Venue:
-    """The tables of a venue by name, and its crashes as (name, first day, last day), both days included."""
-
-    tables: dict[str, pl.DataFrame]
-    stress_windows: list[Window]
-
-    def write(self, directory: str | os.PathLike[str]) -> None:
-        """Write every table to `directory`/NAME.parquet, made if missing; no reader ever sees half a file."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in self.tables.items():
-            partial = folder / f".{name}.parquet.{os.getpid()}"
-            try:
-                table.write_parquet(partial)
-                os.replace(partial, folder / f"{name}.parquet")
-            finally:
-                partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,53 +64,7 @@ class Crowd:
     idle: Integers
 
 
-def venue(
-    *,
-    seed: int = 7,
-    accounts: int = 10_000,
-    underlyings: int = 20,
-    instruments: int = 200,
-    bars: int = 2_001,
-) -> Venue:
-    """A venue made up from `seed`: instruments, quotes, underlyings, history, positions and balances.
-
-    Units: prices and notionals in USD, marks and entries in the quote currency, quantities in signed
-    contracts (coins for spot), balances in units of their asset, negative where owed. `underlyings` counts
-    the coins plus USDT and USDC, `bars` the daily closes up to 2025-12-31; as_of is the midnight after it.
-    The market does not depend on the number of accounts, except for open interest (USD, one side).
-    """
-    sizes = {"accounts": (accounts, 1), "underlyings": (underlyings, 3), "instruments": (instruments, 1)}
-    for name, (given, least) in {**sizes, "bars": (bars, 2)}.items():
-        if given < least:
-            raise ValueError(f"`{name}={given}` leaves nothing to simulate. Use at least {least}.")
-    for_market, for_accounts = np.random.SeedSequence(seed).spawn(2)
-    listed = market(for_market, underlyings=underlyings, instruments=instruments, bars=bars)
-    terms = _terms(listed)
-    rng = np.random.default_rng(for_accounts)
-    crowd = _crowd(rng, accounts)
-    holdings = _market_makers(rng, terms, crowd, _clients(rng, terms, crowd))
-    entry = _entry_prices(rng, terms, crowd, holdings)
-    owner, asset, amount = _balances(rng, terms, crowd, holdings, entry, listed.tables["underlyings"])
-    ids = pl.Series([f"account-{number:06d}" for number in range(1, accounts + 1)], dtype=pl.String)
-    at = holdings.instrument
-    futures = np.abs(holdings.quantity) * terms.notional[at] * ~terms.spot[at]
-    both_sides = np.bincount(terms.underlying[at], futures, minlength=underlyings)
-    positions = {
-        "account_id": ids.gather(holdings.account),
-        "instrument_id": listed.tables["instruments"]["instrument_id"].gather(at),
-        "quantity": holdings.quantity,
-        "entry_price": pl.Series(entry).fill_nan(None),
-    }
-    interest = pl.Series("open_interest", significant(both_sides / 2, 8))
-    tables = listed.tables | {
-        "underlyings": listed.tables["underlyings"].with_columns(interest),
-        "positions": pl.DataFrame(positions),
-        "balances": pl.DataFrame({"account_id": ids.gather(owner), "asset": asset, "amount": amount}),
-    }
-    return Venue(tables=tables, stress_windows=listed.stress_windows)
-
-
-def _terms(listed: Market) -> Terms:
+def contract_terms(listed: Market) -> Terms:
     """The arrays behind the tables; quantities come in whole contracts, or in a few cents' worth of spot."""
     table, terms = listed.tables["underlyings"], listed.tables["instruments"]
     names = table["underlying"].to_list()
@@ -155,14 +89,14 @@ def _terms(listed: Market) -> Terms:
     )
 
 
-def _crowd(rng: np.random.Generator, count: int) -> Crowd:
+def draw_crowd(rng: np.random.Generator, count: int) -> Crowd:
     """Choose the market makers (15 of 10,000, as the square root) and the accounts without positions."""
     makers = int(np.clip(round(0.15 * count**0.5), 2, 64)) if count >= 20 else 0
     order = rng.permutation(count)
     return Crowd(count, np.sort(order[:makers]), np.sort(order[makers : makers + int(IDLE * count)]))
 
 
-def _clients(rng: np.random.Generator, terms: Terms, crowd: Crowd) -> Holdings:
+def client_positions(rng: np.random.Generator, terms: Terms, crowd: Crowd) -> Holdings:
     """Power laws in number and size of positions; instruments by popularity, no two alike; no short spot."""
     listed = len(terms.popularity)
     law = np.cumsum(np.arange(1.0, listed + 1) ** -COUNT_EXPONENT)
@@ -189,8 +123,14 @@ def _pareto(rng: np.random.Generator, count: int) -> Floats:
     return np.asarray(SMALLEST * (1 - rng.random(count)) ** (-1 / SIZE_EXPONENT), np.float64)
 
 
-def _market_makers(rng: np.random.Generator, terms: Terms, crowd: Crowd, clients: Holdings) -> Holdings:
-    """Add the other side of every future, in whole contracts, then spreads among makers and spot hedges."""
+def add_market_makers(
+    rng: np.random.Generator, terms: Terms, crowd: Crowd, clients: Holdings, delta_of_options: Floats
+) -> Holdings:
+    """Add the other side of every future, in whole contracts, then spreads among makers and hedges.
+
+    `delta_of_options` is USD, makers x underlyings. Perpetuals even it out among the makers, since what one of them
+    sells another has to buy; spot hedges what they have in common.
+    """
     makers, listed = len(crowd.makers), len(terms.popularity)
     held = np.zeros((makers, listed))
     if makers:
@@ -208,9 +148,15 @@ def _market_makers(rng: np.random.Generator, terms: Terms, crowd: Crowd, clients
                 spread[:, inside] -= spread[:, inside].mean(1, keepdims=True)
         lots = np.round(spread / terms.notional) * ~terms.spot
         held += lots - np.roll(lots, 1, axis=0)  # what one maker buys the next one sells
+        for coin in np.flatnonzero(delta_of_options.any(0)):
+            for perpetual in np.flatnonzero(~terms.spot & (terms.underlying == coin))[:1]:  # the most traded contract
+                apart = delta_of_options[:, coin] - delta_of_options[:, coin].mean()
+                lots_sold = np.round(apart / terms.notional[perpetual])
+                lots_sold[-1] -= lots_sold.sum()
+                held[:, perpetual] -= lots_sold
         for coin in np.unique(terms.underlying[terms.spot]):
             hedge = np.flatnonzero(terms.spot & (terms.underlying == coin))[0]
-            delta = (held * terms.notional)[:, terms.underlying == coin].sum(1)
+            delta = (held * terms.notional)[:, terms.underlying == coin].sum(1) + delta_of_options[:, coin]
             target = -delta * rng.uniform(0.95, 1.02, makers) / terms.notional[hedge]
             held[:, hedge] = np.round(target * terms.steps[hedge]) / terms.steps[hedge]
     maker, instrument = np.nonzero(held)
@@ -221,7 +167,7 @@ def _market_makers(rng: np.random.Generator, terms: Terms, crowd: Crowd, clients
     return Holdings(account[order], instrument[order], quantity[order])
 
 
-def _entry_prices(rng: np.random.Generator, terms: Terms, crowd: Crowd, holdings: Holdings) -> Floats:
+def entry_prices(rng: np.random.Generator, terms: Terms, crowd: Crowd, holdings: Holdings) -> Floats:
     """Entries a few per cent off the mark, nearer for makers; NaN for spot and for one position in seven."""
     mark = terms.mark[holdings.instrument]
     distance = np.where(np.isin(holdings.account, crowd.makers), 0.01, 0.04)
@@ -230,12 +176,13 @@ def _entry_prices(rng: np.random.Generator, terms: Terms, crowd: Crowd, holdings
     return entry
 
 
-def _balances(
+def balances(
     rng: np.random.Generator,
     terms: Terms,
     crowd: Crowd,
     held: Holdings,
     entry: Floats,
+    written: Written,
     underlyings: pl.DataFrame,
 ) -> tuple[Integers, pl.Series, Floats]:
     """Accounts, assets and amounts, so sized that gross over equity is the leverage wanted; debts in USD."""
@@ -246,13 +193,14 @@ def _balances(
     gain = np.nan_to_num(held.quantity * terms.multiplier[at] * np.where(terms.inverse[at], coins, linear))
     parts = np.abs(notional), np.abs(notional) * ~terms.spot[at], notional * terms.spot[at], gain
     gross, futures, spot, unrealised = (np.bincount(held.account, part, minlength=count) for part in parts)
+    worth = written.worth + written.gain
     leverage = np.clip(LEVERAGE * np.exp(LEVERAGE_SIGMA * rng.standard_normal(count)), *LEVERAGE_RANGE)
     cash = futures / leverage + spot * rng.uniform(0.02, 0.6, count) - unrealised
-    cash = np.maximum(cash, 0.01 * gross + 1.0)
+    cash = np.maximum(cash, 0.01 * gross + 1.0) + written.backing - written.gain
     troubled = rng.random(count) < TROUBLED
-    cash = np.where(troubled, gross * rng.uniform(-0.02, 0.06, count) - spot - unrealised, cash)
+    cash = np.where(troubled, gross * rng.uniform(-0.02, 0.06, count) - spot - unrealised - worth, cash)
     makers = crowd.makers
-    cash[makers] = (gross / rng.uniform(*MAKER_LEVERAGE, count) - spot - unrealised)[makers]
+    cash[makers] = ((gross + written.short) / rng.uniform(*MAKER_LEVERAGE, count) - spot - unrealised - worth)[makers]
     cash[crowd.idle] = np.minimum(_pareto(rng, len(crowd.idle)), LARGEST)
     borrowed = np.where(rng.random(count) < BORROWING, np.abs(cash) * rng.uniform(0.1, 0.6, count), 0.0)
     debt = np.where(cash > 0, borrowed, 0.02 * gross - cash)

@@ -55,21 +55,26 @@ class Contract(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """Bars x underlyings: `price` in USD, relative `basis`, NaN before the listing; the crashes are bars."""
+    """Bars x underlyings: `price` in USD, relative `basis`, NaN before the listing; the crashes are bars.
+
+    `stress` is the volatility of the market factor over its long run, as each bar begins.
+    """
 
     price: Floats
     basis: Floats
     beta: Floats
     crashes: list[int]
+    stress: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class Market:
-    """Four tables, the crashes with their first and last day, and how popular each instrument is."""
+    """Four tables, the crashes with their first and last day, how popular each instrument is, and the paths."""
 
     tables: dict[str, pl.DataFrame]
     stress_windows: list[Window]
     popularity: Floats
+    paths: Paths
 
 
 def market(seed: np.random.SeedSequence, *, underlyings: int, instruments: int, bars: int) -> Market:
@@ -84,18 +89,21 @@ def market(seed: np.random.SeedSequence, *, underlyings: int, instruments: int, 
     table = _underlyings(present, coins, paths)
     contracts = list(islice(_contracts(coins), instruments))
     days = [LAST_BAR - timedelta(days=bars - 1 - bar) for bar in range(bars)]
-    listed = _instruments(contracts, table)
+    names, listed = [*coins, *STABLECOINS], _instruments(contracts, table)
     return Market(
         tables={
             "instruments": listed,
             "quotes": _quotes(present, contracts, table, paths.basis[-1]),
             "underlyings": table,
-            "history": _history([*coins, *STABLECOINS], days, paths),
+            "history": pl.concat(
+                [history_rows(names, "price", paths.price), history_rows(names, "basis", paths.basis)]
+            ),
         },
         stress_windows=[
             (f"crash of {days[bar]:%Y-%m}", days[bar - 2], days[min(bar + 25, bars - 1)]) for bar in paths.crashes
         ],
         popularity=np.array([contract.popularity for contract in contracts]),
+        paths=paths,
     )
 
 
@@ -105,6 +113,11 @@ def significant(values: Floats, digits: int) -> Floats:
     shift = digits - 1 - np.floor(np.log10(size)).astype(np.int64)
     up, down = POWERS_OF_TEN[np.clip(shift, 0, 22)], POWERS_OF_TEN[np.clip(-shift, 0, 22)]
     return np.asarray(np.round(values * up / down) * down / up, np.float64)
+
+
+def total(values: Floats, group: NDArray[np.int64], groups: int) -> Floats:
+    """Sums of `values` by the number of their group, in their unit."""
+    return np.asarray(np.bincount(group, values, minlength=groups), np.float64)
 
 
 def _paths(rng: np.random.Generator, coins: list[str], bars: int) -> Paths:
@@ -138,12 +151,12 @@ def _paths(rng: np.random.Generator, coins: list[str], bars: int) -> Paths:
     with_basis = (len(coins) + 2) // 2  # half of the underlyings, the liquid half
     wide = 2e-4 * stress[:, None] * np.clip(rng.standard_t(FREEDOM, (bars, with_basis)), -8, 8)
     wide[crashes] -= rng.uniform(0.003, 0.010, (len(crashes), with_basis))
-    basis[:, :with_basis] = 1e-4 + _mean_reverting(wide, 0.7)
+    basis[:, :with_basis] = 1e-4 + mean_reverting(wide, 0.7)
     if len(coins) > 3:
         for coin, length in zip((-4, -3), LATE, strict=True):  # before the two stablecoins
             listing = bars - min(length, bars // 2)
             price[:listing, coin] = basis[:listing, coin] = np.nan
-    return Paths(significant(price, 8), significant(basis, 5), beta, crashes)
+    return Paths(significant(price, 8), significant(basis, 5), beta, crashes, stress)
 
 
 def _pegs(rng: np.random.Generator, stress: Floats, crashes: list[int]) -> Floats:
@@ -151,7 +164,7 @@ def _pegs(rng: np.random.Generator, stress: Floats, crashes: list[int]) -> Float
     bars = len(stress)
     wobble = 1.2e-4 * stress[:, None] * np.clip(rng.standard_t(FREEDOM, (bars, 2)), -8, 8)
     wobble[crashes, 0] -= rng.uniform(0.002, 0.008, len(crashes))
-    deviation = _mean_reverting(wobble, 0.6)
+    deviation = mean_reverting(wobble, 0.6)
     if crashes:  # between the first crash and the second
         first = int(bars * rng.uniform(0.90, 0.98) / len(crashes))
         depth = rng.uniform(0.04, 0.10)
@@ -160,7 +173,7 @@ def _pegs(rng: np.random.Generator, stress: Floats, crashes: list[int]) -> Float
     return 1.0 + deviation
 
 
-def _mean_reverting(shocks: Floats, keep: float) -> Floats:
+def mean_reverting(shocks: Floats, keep: float) -> Floats:
     """The recursion x[t] = keep x[t-1] + shocks[t] down axis 0, in the unit of the shocks."""
     out = shocks.copy()
     for bar in range(1, len(out)):
@@ -168,26 +181,23 @@ def _mean_reverting(shocks: Floats, keep: float) -> Floats:
     return out
 
 
-def _history(names: list[str], days: list[date], paths: Paths) -> pl.DataFrame:
-    """The long table: price rows fill `price`, basis rows fill `value`; days before a listing have no row."""
-    frames = []
+def history_rows(names: list[str], factor: str, values: Floats) -> pl.DataFrame:
+    """Rows of the long table from bars x names: `price` is filled by prices, `value` by all else; NaN has no row."""
+    bars = len(values)
+    days = [LAST_BAR - timedelta(days=bars - 1 - bar) for bar in range(bars)]
     stamps = pl.Series(days, dtype=pl.Date).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    for factor, values in (("price", paths.price), ("basis", paths.basis)):
-        bar, name = np.nonzero(np.isfinite(values.T))[::-1]
-        numbers = pl.Series(values[bar, name], dtype=pl.Float64)
-        nothing = pl.Series([None] * len(bar), dtype=pl.Float64)
-        frames.append(
-            pl.DataFrame(
-                {
-                    "time": stamps.gather(bar),
-                    "underlying": pl.Series(names, dtype=pl.String).gather(name),
-                    "price": numbers if factor == "price" else nothing,
-                    "value": numbers if factor == "basis" else nothing,
-                    "factor": pl.Series([factor], dtype=pl.String).new_from_index(0, len(bar)),
-                }
-            )
-        )
-    return pl.concat(frames)
+    bar, name = np.nonzero(np.isfinite(values.T))[::-1]
+    numbers = pl.Series(values[bar, name], dtype=pl.Float64)
+    nothing = pl.Series([None] * len(bar), dtype=pl.Float64)
+    return pl.DataFrame(
+        {
+            "time": stamps.gather(bar),
+            "underlying": pl.Series(names, dtype=pl.String).gather(name),
+            "price": numbers if factor == "price" else nothing,
+            "value": nothing if factor == "price" else numbers,
+            "factor": pl.Series([factor], dtype=pl.String).new_from_index(0, len(bar)),
+        }
+    )
 
 
 def _underlyings(rng: np.random.Generator, coins: list[str], paths: Paths) -> pl.DataFrame:

@@ -21,7 +21,7 @@ except ImportError:  # no file locks on this system: runs into one folder must n
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-TABLES = ("margins", "attribution", "quarantine")
+TABLES = ("margins", "options", "attribution", "quarantine")
 PARTIAL = ".partial"
 
 

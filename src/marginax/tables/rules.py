@@ -20,11 +20,14 @@ def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
     kind, settlement, expiry = pl.col("kind"), pl.col("settlement"), pl.col("expiry")
     settle, spot = pl.col("settle_asset"), kind == "spot"
     option = kind.is_in(["call", "put"])
-    not_yet = pl.format("a {} is not yet supported", kind)
     return [
         find(
-            rows, "instruments", option, "kind", not_yet,
-            "Leave options out; spot, perpetual and future are margined",
+            rows, "instruments", option & pl.col("strike").is_null(), "strike",
+            pl.format("a {} has no strike", kind), "Give its strike in the quote currency",
+        ),
+        find(
+            rows, "instruments", option & expiry.is_null(), "expiry",
+            pl.format("a {} has no expiry", kind), "Give the time it expires",
         ),
         find(
             rows, "instruments", (kind == "future") & expiry.is_null(), "expiry",
@@ -60,7 +63,13 @@ def _quotes(rows: pl.DataFrame) -> list[pl.DataFrame]:
 def _history(rows: pl.DataFrame) -> list[pl.DataFrame]:
     price, value, factor = pl.col("price"), pl.col("value"), pl.col("factor").fill_null("price")
     unknown = ~(factor.is_in(list(FACTORS)) | factor.str.contains(TENOR))
+    volatility = pl.coalesce("price", "value")
     return [
+        find(
+            rows, "history", (factor == "implied_vol") & (volatility <= 0), "value",
+            pl.format("the implied volatility {} was given", volatility),
+            "Give a number above zero (0.8 is 80 %) or remove the row",
+        ),
         find(
             rows, "history", price.is_null() & value.is_null(), "price",
             "neither price nor value is given", "Give one of the two or remove the row",

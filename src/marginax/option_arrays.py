@@ -1,0 +1,74 @@
+"""The options of a market as arrays to trace: one block for each pricing law, numbered by the rows of the cube."""
+
+import numpy as np
+
+from marginax.basis import forward_factor
+from marginax.chains import Chains
+from marginax.history import FactorHistory
+from marginax.instruments import Instruments
+from marginax.market import Market
+from marginax.options import SMILE_POINTS, SMILE_REACH, OptionArrays
+
+
+def option_arrays(
+    instruments: Instruments,
+    market: Market,
+    history: FactorHistory,
+    chains: Chains,
+    row_of: np.ndarray,
+    *,
+    sticky_strike: bool,
+) -> tuple[OptionArrays, ...]:
+    """The blocks of the options that have a row in the cube (`row_of` by instrument, -1 for none); none without any.
+
+    The smile of every expiry is fitted only where volatility moves along with the forward.
+    """
+    expiries = chains.expiries
+    assets = {name: k for k, name in enumerate(market.underlyings["underlying"])} | {
+        market.currency: market.underlyings.height
+    }
+    factors = {name: k for k, name in enumerate(history.names)}
+    first = np.array([chains.instrument[np.argmax(chains.expiry == k)] for k in range(len(expiries))], np.int64)
+    basis = np.array([factors.get(forward_factor(instruments, int(k)), len(factors)) for k in first], np.int32)
+    moods = np.array([history.volatility_of(name) for name in expiries.underlying], np.int32)
+    smile = None if sticky_strike else _smile_table(chains)
+    week = history.grid.bars_per_week / history.grid.bars_per_day
+    blocks = []
+    for normal in (False, True):
+        chosen = np.flatnonzero((row_of[chains.instrument] >= 0) & (expiries.normal[chains.expiry] == normal))
+        if not len(chosen):
+            continue
+        number = chains.instrument[chosen]
+        blocks.append(
+            OptionArrays(
+                row=row_of[number].astype(np.int32),
+                expiry=chains.expiry[chosen].astype(np.int32),
+                strike=instruments.strike[number],
+                volatility=chains.volatility[chosen],
+                call=instruments.kind[number] == "call",
+                underlying=np.array([assets[name] for name in expiries.underlying], np.int32),
+                quote=np.array([assets[name] for name in expiries.quote], np.int32),
+                basis=basis,
+                factor=moods,
+                forward=expiries.forward,
+                discount=expiries.discount,
+                years=expiries.years,
+                coin=expiries.coin_settled,
+                smile=smile,
+                normal=normal,
+                days_per_trading_day=7 / week,
+            )
+        )
+    return tuple(blocks)
+
+
+def _smile_table(chains: Chains) -> np.ndarray:
+    """The smile of each expiry on the grid of log-moneyness; flat where there is none."""
+    grid = np.linspace(-SMILE_REACH, SMILE_REACH, SMILE_POINTS)
+    rows = []
+    for k in range(len(chains.expiries)):
+        fitted = chains.smile(k)
+        known = chains.volatility[(chains.expiry == k) & np.isfinite(chains.volatility)]
+        flat = np.full(SMILE_POINTS, known.mean() if len(known) else 1.0)
+        rows.append(flat if fitted is None else fitted.volatility(grid))
+    return np.array(rows)

@@ -1,0 +1,121 @@
+"""The scenarios of a configuration: past bars or draws, then stress windows, events and a grid, over one filter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from marginax.config import Config
+from marginax.history import FactorHistory
+from marginax.scenarios.filtering import FactorArrays, FillDraws, Observed, VolatilityFilter, factor_arrays
+from marginax.scenarios.historical import HistoricalDraws, HistoricalScenarios
+from marginax.scenarios.monte_carlo import MonteCarloDraws, MonteCarloScenarios
+from marginax.scenarios.sets import ScenarioSet
+from marginax.scenarios.stress import Stress, StressDraws
+
+
+class SourceDraws(eqx.Module):
+    """What the host settles once: what fills gaps, what becomes scenarios, and the moves of stress."""
+
+    filling: FillDraws
+    main: HistoricalDraws | MonteCarloDraws
+    stress: StressDraws
+
+
+class ScenarioSource(eqx.Module):
+    """A filter, a main source that carries what mass stress leaves, and stress."""
+
+    volatility: VolatilityFilter
+    main: HistoricalScenarios | MonteCarloScenarios
+    stress: Stress
+
+    @classmethod
+    def from_config(cls, config: Config) -> "ScenarioSource":
+        """The source that a configuration describes."""
+        kind = MonteCarloScenarios if config.scenarios.source == "monte_carlo" else HistoricalScenarios
+        return cls(VolatilityFilter.from_config(config), kind.from_config(config), Stress.from_config(config))
+
+    @property
+    def independent(self) -> bool:
+        """False: neither history nor the points of one scramble are independent draws."""
+        return False
+
+    @property
+    def scrambles(self) -> int:
+        """Independent scrambles among the first `drawn` scenarios; 0 for history."""
+        return self.main.scrambles if isinstance(self.main, MonteCarloScenarios) else 0
+
+    @property
+    def drawn(self) -> int:
+        """Scenarios that are drawn; 0 for history."""
+        return self.main.count if isinstance(self.main, MonteCarloScenarios) else 0
+
+    @property
+    def name(self) -> str:
+        """The configuration's word for the main source."""
+        return "monte_carlo" if isinstance(self.main, MonteCarloScenarios) else self.main.kind
+
+    def draw(self, seed: int, history: FactorHistory) -> SourceDraws:
+        """Everything random, the same for the same seed and history; raises BadInput for a history it cannot use."""
+        filling = self.volatility.draw(seed, history)
+        if isinstance(self.main, MonteCarloScenarios):
+            main: HistoricalDraws | MonteCarloDraws = self.main.draw(seed, history, self.volatility, filling)
+        else:
+            main = self.main.draw(history)
+        return SourceDraws(filling, main, self.stress.draw(history))
+
+    def step(self, variance: Array, bar: tuple[Array, Array], bars_per_day: float) -> Float[Array, " factors"]:
+        """Carry each factor's variance (per bar) forward by one bar of (returns, bars spanned)."""
+        return self.volatility.step(variance, bar, bars_per_day)
+
+    def observe(self, factors: FactorArrays) -> Observed:
+        """Run the filter over a whole history."""
+        return self.volatility.observe(factors)
+
+    def shocks(
+        self, observed: Observed, draws: SourceDraws
+    ) -> tuple[Float[Array, "scenarios factors"], Float[Array, " scenarios"]]:
+        """Shocks over the horizon and their weights: the main source's scenarios first, then each of stress."""
+        main, weights = self.main.shocks(self.volatility, observed, draws.filling, draws.main)  # type: ignore[arg-type]
+        blocks, masses = self.stress.shocks(self.volatility, observed, draws.filling, draws.stress)
+        return jnp.concatenate([main, *blocks]), jnp.concatenate([(1 - self.stress.mass) * weights, *masses])
+
+    def scenario_set(self, history: FactorHistory, *, seed: int) -> ScenarioSet:
+        """The scenarios of this source on a history, as a set to look at or to join with others."""
+        with jax.enable_x64(True):
+            shocks, weights = self.shocks(self.observe(factor_arrays(history)), self.draw(seed, history))
+            return ScenarioSet(
+                factors=history.names,
+                shocks=np.asarray(shocks),
+                weights=np.asarray(weights),
+                labels=self.labels(history),
+                scrambles=self.scrambles,
+                drawn=self.drawn,
+            )
+
+    def capped(self, observed: Observed) -> Int[Array, " factors"]:
+        """How many past returns of each factor were cut at the residual cap; none unless returns are rescaled."""
+        if self.name in ("historical", "age_weighted"):
+            return jnp.zeros(len(observed.factors.own), int)
+        return self.volatility.capped(observed)
+
+    def labels(self, history: FactorHistory) -> tuple[str, ...]:
+        """A label for every scenario."""
+        if isinstance(self.main, MonteCarloScenarios):
+            return (*self.main.labels(), *self.stress.labels(history))
+        return (*self.main.labels(history), *self.stress.labels(history))
+
+    def effective_count(self, history: FactorHistory) -> float:
+        """How many scenarios of equal weight the main source is worth."""
+        return self.main.effective_count(history)
+
+    def diagnostics(self, history: FactorHistory, draws: SourceDraws, shocks: np.ndarray) -> Mapping[str, Any]:
+        """What the draws rest on; nothing for history."""
+        if isinstance(self.main, MonteCarloScenarios):
+            assert isinstance(draws.main, MonteCarloDraws)
+            return self.main.diagnostics(history, draws.main, shocks)
+        return {}
