@@ -20,9 +20,9 @@ GREEKS = ("delta", "gamma", "vega", "theta", "vanna")
 def option_table(instruments: Instruments, market: Market, chains: Chains, *, window: float = 0.0) -> pl.DataFrame:
     """One row an option with a quote, in instrument order; null where there is no volatility.
 
-    Columns: instrument_id, underlying, kind, expiry, strike, forward, forward_source (table, parity, index), discount,
-    years, implied_vol, volatility_source (quote, mark, smile, other_expiry, none), mark_price, model_price (like the
-    mark), and the Greeks. Settlement averages the last `window` years.
+    Columns: instrument_id, underlying, coin_settled, kind, expiry, strike, forward, forward_source (table, parity,
+    index), discount, years, implied_vol, volatility_source (quote, mark, smile, other_expiry, none), mark_price,
+    model_price (like the mark), and the Greeks. Settlement averages the last `window` years.
     """
     expiries, group, number = chains.expiries, chains.expiry, chains.instrument
     forward, discount = expiries.forward[group], expiries.discount[group]
@@ -44,6 +44,7 @@ def option_table(instruments: Instruments, market: Market, chains: Chains, *, wi
         {
             "instrument_id": pl.Series(ids, dtype=pl.String),
             "underlying": pl.Series(instruments.underlying[number], dtype=pl.String),
+            "coin_settled": expiries.coin_settled[group],
             "kind": pl.Series(instruments.kind[number], dtype=pl.String),
             "expiry": pl.Series(instruments.expiry[number].astype("datetime64[us]")).dt.replace_time_zone("UTC"),
             "strike": instruments.strike[number],

@@ -231,6 +231,7 @@ class MonteCarlo(Section):
         description="power that aims draws at the tail; 1 is plain Sobol; default: by the tail",
     )
     price_cap: float = Field(5.0, gt=1, description="largest price multiple over the horizon, up and down")
+    price_caps: dict[str, float] = Field({}, description="the same by underlying, before the one above")
     correlations: dict[str, dict[str, float]] = Field(
         {}, description="stated correlations of prices {BTC = {ETH = 0.8}}; the others are estimated"
     )
@@ -244,6 +245,14 @@ class MonteCarlo(Section):
                 f"take {self.scrambles * 2 ** round(max(block, 1)).bit_length()}"
             )
         return self
+
+    @field_validator("price_caps")
+    @classmethod
+    def _multiples(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, multiple in value.items():
+            if multiple <= 1:
+                raise ValueError(f"the price cap of {name} is {multiple}; give a multiple above 1")
+        return value
 
     @field_validator("correlations")
     @classmethod

@@ -14,8 +14,8 @@ def command(
 ) -> int:
     """Build a synthetic venue with a simulated history, write its tables, and margin every account by Monte Carlo."""
     from marginax.cli.margin import margin_files
-    from marginax.config import Config
-    from marginax.sections import Run, Scenarios, StressWindow
+    from marginax.config import load_config
+    from marginax.sections import Run, StressWindow
     from marginax.synthetic import venue
     from marginax.tables.results import clear_results
 
@@ -26,7 +26,9 @@ def command(
         StressWindow.model_validate({"name": name, "from": first, "to": last})
         for name, first, last in made.stress_windows
     )
-    settings = Config(run=Run(seed=seed), scenarios=Scenarios(source="monte_carlo", stress=windows))
+    plain = load_config("monte_carlo")
+    scenarios = plain.scenarios.model_copy(update={"stress": windows})
+    settings = plain.model_copy(update={"run": Run(seed=seed), "scenarios": scenarios})
     file = {name: out / f"{name}.parquet" for name in made.tables}
     book = {name: file[name] for name in ("instruments", "positions", "balances")}
     market = {name: file[name] for name in ("quotes", "underlyings", "history", "forwards")}

@@ -43,7 +43,7 @@ def command(
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
     order_book: Annotated[Path | None, _table("price levels; checked, not yet used")] = None,
     config: Annotated[Path | None, typer.Option(help="configuration; see `marginax init`", metavar="TOML")] = None,
-    model: Annotated[str | None, typer.Option(help="margin model, before the configuration's")] = None,
+    model: Annotated[str | None, typer.Option(help="margin model, before the configuration's; or a preset")] = None,
     as_of: Annotated[str | None, typer.Option(help="UTC time of the margin; default: the latest quote")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw, before the configuration's")] = None,
     on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
@@ -51,10 +51,13 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON instead of a summary")] = False,
 ) -> int:
     """Margin every account of a book in files of your own (Parquet, CSV or Arrow IPC)."""
-    from marginax.config import load_config
+    from marginax.config import load_config, preset_names
     from marginax.market import utc_time
 
-    settings = load_config(config)
+    if config is None and model in preset_names():
+        settings, model = load_config(model), None
+    else:
+        settings = load_config(config)
     run = settings.run.model_copy(
         update={
             "as_of": utc_time(as_of) if as_of else settings.run.as_of,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CLOSEST = 5
 NAMED = 8
+MOVES = 2
 # Characters a line where no terminal says how many it has: ids and labels are not cut short in a log.
 PIPED = 140
 TEXT = ("account", "worst scenario")
@@ -50,8 +51,11 @@ def print_summary(result: "Result", out: Path) -> None:
     ]
     uncovered = manifest["uncovered_loss"]
     if uncovered["worst"]:
-        note = f"loss beyond all equity, in {uncovered['worst_scenario']}"
-        rows.append(("worst for the venue", uncovered["worst"], note))
+        moves = result.scenario(uncovered["worst_scenario"]).head(MOVES).iter_rows()
+        shown = ", ".join(f"{name} {move:+.0%}" for name, move in moves)
+        note = f"beyond all equity, mean of the worst {uncovered['tail']:.3g}; "
+        note += f"{uncovered['worst']:,.0f} in {uncovered['worst_scenario']} ({shown})"
+        rows.append(("loss to the venue", uncovered["tail_mean"] or 0.0, note))
     for name, amount, note in rows:
         table.add_row(name, f"{amount:,.0f} {currency}", note)
     console.print(table)
@@ -76,7 +80,9 @@ def print_summary(result: "Result", out: Path) -> None:
     if manifest["unused_tables"]:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")
-    console.print(f"\nResults: {out / 'margins.parquet'}, {out / 'manifest.json'}")
+    tables = ("margins", "options") if result.options.height else ("margins",)
+    files = [*(f"{name}.parquet" for name in tables), "manifest.json"]
+    console.print(f"\nResults: {', '.join(str(out / name) for name in files)}")
 
 
 def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
@@ -87,10 +93,15 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
     notes = {
         "Moved by a proxy": scenarios.get("proxied", []),
         "Without history or proxy": scenarios.get("without_history_or_proxy", []),
+        "Implied volatility moved by its price": [
+            name.removeprefix("implied_vol:") for name in scenarios.get("volatilities_by_price", [])
+        ],
+        "Options priced by the volatility of other strikes or expiries": _found(manifest["options"]["volatilities"]),
         "Past returns cut at the residual cap": cut,
         "History of no underlying, ignored": ignored,
         "Index price far from the last bar of its history (in one unit?)": scenarios.get("index_far_from_history", []),
         "Mark less than half or more than twice the index (in one unit?)": data["marks_far_from_index"],
+        "Option mark far from its volatility (in one unit?)": manifest["options"]["marks_far_from_model"],
         "Haircuts for assets that are no underlyings": scenarios.get("haircuts_of_nothing", []),
     }
     if data["prices_after_as_of"]:
@@ -101,6 +112,12 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         if names:
             more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
             console.print(f"{note}: {', '.join(names[:NAMED])}{more}.", markup=False)
+
+
+def _found(volatilities: dict[str, int]) -> list[str]:
+    """How many options have a volatility from their expiry's smile, from another expiry, or none."""
+    words = {"smile": "its smile", "other_expiry": "another expiry", "none": "none known"}
+    return [f"{volatilities[name]:,} by {word}" for name, word in words.items() if volatilities.get(name)]
 
 
 def _parts(result: "Result") -> str:

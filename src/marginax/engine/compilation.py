@@ -1,9 +1,13 @@
-"""Compiled once, kept: the second run of a command compiles nothing."""
+"""Compiled once, kept: the second run of a command compiles nothing. And how the cube is compiled."""
 
 import os
 from pathlib import Path
 
 import jax
+
+# XLA keeps to 256 bits where a processor has 512: right for short loops, and a third slower for the long exponentials,
+# divisions and polynomials of a revaluation (benchmarks/revaluation.py). Processors without them are not touched.
+WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
 
 
 def persistent_cache() -> None:

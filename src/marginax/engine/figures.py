@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64, Int64
@@ -13,6 +15,7 @@ from marginax.models.protocol import Margin, Totals
 from marginax.scenarios.sets import ScenarioSet
 from marginax.status import Status
 from marginax.statuses import Statuses
+from marginax_kernels import expected_shortfall
 
 
 @dataclass
@@ -121,13 +124,20 @@ def finite(total: float) -> float | None:
     return float(total) if np.isfinite(total) else None
 
 
-def uncovered_loss(figures: Figures, scenarios: ScenarioSet) -> dict[str, Any]:
-    """What the venue would be left with if every account lost its equity first: the mean, and the worst scenario."""
+def uncovered_loss(figures: Figures, scenarios: ScenarioSet, *, tail: float) -> dict[str, Any]:
+    """What the venue would be left with if every account lost its equity first: mean, mean of the tail, and worst.
+
+    A draw that is worse than all others may stand for next to nothing of the mass; the tail's mean does not.
+    """
     if not len(scenarios):
         return {}
     worst = int(np.argmax(figures.uncovered))
+    with jax.enable_x64(True):
+        in_tail = expected_shortfall(jnp.asarray(figures.uncovered), jnp.asarray(scenarios.weights), tail=tail)
     return {
         "mean": finite(figures.uncovered @ scenarios.weights),
+        "tail": tail,
+        "tail_mean": finite(float(in_tail)),
         "worst": finite(figures.uncovered[worst]),
         "worst_scenario": scenarios.labels[worst],
     }

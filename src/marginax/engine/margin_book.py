@@ -5,6 +5,7 @@ account becomes its status; the others get their margins.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from marginax.book import Book
 from marginax.config import Config
 from marginax.data_quality import data_notes
-from marginax.engine.compilation import persistent_cache
+from marginax.engine.compilation import WIDE_VECTORS, persistent_cache
 from marginax.engine.figures import Figures
 from marginax.engine.result import Result
 from marginax.engine.tile_pass import TilePass
@@ -121,6 +122,6 @@ def _agree(run: Run, market: Market) -> None:
             raise BadInput([Problem("configuration", f"run.{key}", None, what, remedy)])
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=WIDE_VECTORS)
 def _prepare(model: MarginModel, instruments: Any, market: Any, state: Any, draws: Any) -> Any:
     return model.prepare(instruments, market, state, draws)

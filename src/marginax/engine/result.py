@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from marginax.chains import Chains, ForwardSource, VolatilitySource
+from marginax.chains import ForwardSource, VolatilitySource
 from marginax.config import Config
 from marginax.engine.figures import Figures, finite, margins_table, uncovered_loss
 from marginax.exposures import Exposures
@@ -27,6 +26,9 @@ from marginax.tables.results import write_tables
 from marginax.tables.schemas import UNUSED
 
 Attribute = Callable[[np.ndarray], Iterator[tuple[Any, Parts]]]
+# Of the forward (or of a coin): how far a mark may be from the value of its own volatility before it is named.
+FAR = 0.05
+LISTED = 20
 PACKAGES = ("marginax", "jax", "equinox", "numpy", "polars", "pyarrow")
 
 
@@ -34,7 +36,8 @@ PACKAGES = ("marginax", "jax", "equinox", "numpy", "polars", "pyarrow")
 class Result:
     """Margins of a book. `margins` has one row per account in the order of their ids; `manifest` says how they came.
 
-    `scenarios` are those that every account was margined under, `quarantine` the rows set aside at the door.
+    `scenarios` are those that every account was margined under, `quarantine` the rows set aside at the door, `options`
+    one row an option of the market, with what it is priced with and its Greeks (`marginax.option_table`).
     """
 
     margins: pl.DataFrame
@@ -42,10 +45,10 @@ class Result:
     quarantine: pl.DataFrame
     scenarios: ScenarioSet
     parts: tuple[str, ...]
+    options: pl.DataFrame
     _matched: Matched = field(repr=False)
     _exposures: Exposures = field(repr=False)
     _attribute: Attribute = field(repr=False)
-    _settlement_window: float = field(repr=False)
 
     @classmethod
     def assemble(
@@ -67,6 +70,8 @@ class Result:
         """The tables and the manifest from what a run computed."""
         margins = margins_table(matched, exposures, model, figures, statuses, scenarios)
         able = margins.filter(pl.col("initial_margin").is_not_null())
+        window = settings.options.settlement_window_minutes / MINUTES_A_YEAR
+        options = option_table(matched.book.instruments, matched.market, exposures.chains, window=window)
         tables = {**matched.book.tables, **matched.market.tables}
         seconds = list(clock.values())
         manifest: dict[str, Any] = {
@@ -88,14 +93,14 @@ class Result:
                 "sha256": scenarios.digest,
                 **diagnostics,
             },
-            "options": _option_notes(exposures.chains),
+            "options": _option_notes(options),
             "data": notes,
             "accounts": {"total": len(matched.book), "by_status": statuses.counts()},
             "totals": {
                 name: finite(float(able[name].sum()))
                 for name in ("equity", "initial_margin", "maintenance_margin", "call")
             },
-            "uncovered_loss": uncovered_loss(figures, scenarios),
+            "uncovered_loss": uncovered_loss(figures, scenarios, tail=settings.risk.tail),
             "seconds": {
                 name: round(late - early, 6)
                 for name, early, late in zip(list(clock)[1:], seconds, seconds[1:], strict=False)
@@ -107,10 +112,10 @@ class Result:
             matched.quarantine,
             scenarios,
             tuple(figures.parts),
+            options,
             matched,
             exposures,
             attribute,
-            settings.options.settlement_window_minutes,
         )
 
     def __repr__(self) -> str:
@@ -150,15 +155,18 @@ class Result:
         schema = {**empty, **dict.fromkeys(self.parts, pl.Float64), "total": pl.Float64}
         return pl.concat([pl.DataFrame(schema=schema), *frames]).sort("account_id", maintain_order=True)
 
-    @cached_property
-    def options(self) -> pl.DataFrame:
-        """One row an option of the market: forward, volatility, where each came from, model price and Greeks.
+    def scenario(self, label: str) -> pl.DataFrame:
+        """What one scenario does to each price: underlying, move (relative to the index price), the largest first.
 
-        See `marginax.option_table` for columns and units. Empty where no option is quoted.
+        Raises KeyError for a label that no scenario has.
         """
-        book, market = self._matched.book, self._matched.market
-        window = self._settlement_window / MINUTES_A_YEAR
-        return option_table(book.instruments, market, self._exposures.chains, window=window)
+        if label not in self.scenarios.labels:
+            raise KeyError(f"no scenario {label!r}")
+        market, names = self._exposures.market, self._matched.market.underlyings["underlying"]
+        shocks = self.scenarios.shocks[self.scenarios.labels.index(label), : len(names)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moves = np.where(market.absolute, shocks / np.abs(market.index), np.expm1(shocks))
+        return pl.DataFrame({"underlying": names, "move": moves}).sort(pl.col("move").abs(), descending=True)
 
     def explain(self, account: str) -> pl.DataFrame:
         """Why one account owes what it owes: its attribution, the largest share first.
@@ -221,9 +229,20 @@ class Result:
         return shown.with_columns(pl.sum_horizontal(shares.names).alias("total"))
 
 
-def _option_notes(chains: Chains) -> dict[str, Any]:
-    """How many expiries take their forward, and how many options their volatility, from where."""
+def _option_notes(options: pl.DataFrame) -> dict[str, Any]:
+    """How many options take their forward and their volatility from where, and whose mark is not what those say.
+
+    A mark further than `FAR` of the forward from the model's value is in another unit (a coin-settled option quoted in
+    dollars) more often than a price.
+    """
+    whole = pl.when(pl.col("coin_settled")).then(1.0).otherwise(pl.col("forward").abs())
+    far = options.filter((pl.col("mark_price") - pl.col("model_price")).abs() > FAR * whole)
     return {
-        "forwards": {kind.name.lower(): int((chains.expiries.source == kind).sum()) for kind in ForwardSource},
-        "volatilities": {kind.name.lower(): int((chains.source == kind).sum()) for kind in VolatilitySource},
+        "forwards": _counts(options["forward_source"], ForwardSource),
+        "volatilities": _counts(options["volatility_source"], VolatilitySource),
+        "marks_far_from_model": far["instrument_id"].head(LISTED).to_list(),
     }
+
+
+def _counts(words: pl.Series, kinds: type[ForwardSource] | type[VolatilitySource]) -> dict[str, int]:
+    return {kind.name.lower(): int((words == kind.name.lower()).sum()) for kind in kinds}

@@ -187,7 +187,8 @@ class MonteCarloScenarios(eqx.Module):
 
     def _bounds(self, history: FactorHistory) -> np.ndarray:
         """Price multiples and multiples of volatility as logs; a basis, or what is shocked absolutely, by its level."""
-        cap, swing = self.config.monte_carlo.price_cap, self.config.volatility.cap
+        settings, swing = self.config.monte_carlo, self.config.volatility.cap
+        cap = np.array([settings.price_caps.get(name, settings.price_cap) for name in history.names])
         logs = np.where(history.is_volatility, np.log(swing), np.log(cap))
         return np.where(history.absolute, (cap - 1) * history.level, logs)
 
