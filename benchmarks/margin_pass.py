@@ -1,8 +1,10 @@
 """Accounts a second of one margin pass over the demo venue: warm, answers checked first, one core and all.
 
-The book is the demo's (10,000 accounts, 200 instruments) on 2,000 historical scenarios without stress windows. A pass
-is the stream of tiles through the model: cutting, padding, products, tails, and the answers back on the host. The scipy
-rival does the same accounts on the same cube: CSR product and `np.partition`, on one thread, for equal weights only.
+The book is the demo's without its options (10,000 accounts, 200 instruments) on 2,000 historical scenarios without
+stress windows. A pass is the stream of tiles through the model: cutting, padding, products, tails, and the answers back
+on the host. The scipy rival does the same accounts on the same cube: CSR product and `np.partition`, on one thread, for
+equal weights only. `monte_carlo_with_options` is the whole demo venue on 2,048 weighted draws, ours alone, and what it
+costs to prepare them once per market (draws, scenarios, cube).
 """
 
 import os
@@ -16,9 +18,11 @@ from scipy import sparse
 
 import marginax as mx
 from benchmarks.context import context, seconds
-from marginax.config import Config, Engine
+from marginax.config import Config
+from marginax.engine.margin_book import _prepare
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import expose
+from marginax.sections import Engine
 from marginax.synthetic import venue
 
 REPEATS = 9
@@ -27,27 +31,24 @@ BLOCK = 512
 
 def run(accounts: int = 10_000) -> dict[str, Any]:
     """The benchmark's record."""
-    tables = venue(accounts=accounts).tables
-    book = mx.read_book(**{name: tables[name] for name in ("instruments", "positions", "balances")})
-    market = mx.read_market(**{name: tables[name] for name in ("quotes", "underlyings", "history")})
     model = mx.load_model(Config())
-    with jax.enable_x64(True):
-        history = model.factors(market, book.instruments)
-        exposures = expose(book, market, history)
-        prepared, _ = model.prepare(
-            exposures.instruments, exposures.market, model.observe(history), model.draw(7, history)
-        )
-    cores = len(os.sched_getaffinity(0))
-    everyone = np.arange(len(book))
+    exposures, prepared, _ = _prepared(model, accounts, options=0)
     figures: dict[str, Any] = {}
-    passes = {streams: TilePass(model, prepared, exposures, Engine(streams=streams)) for streams in {1, cores}}
+    passes = _passes(model, exposures, prepared)
     _check(next(iter(passes.values())), prepared, exposures)
-    for streams, each in sorted(passes.items()):
-        time = seconds(lambda each=each: [None for _ in each.margins(everyone)], repeats=REPEATS)
-        figures[f"streams_{streams}"] = {"accounts_a_second": accounts / time["median"], **time}
+    figures |= _timed(passes, accounts)
     for name, work in (("scipy_one_thread", _scipy), ("scipy_one_thread_joint_es_only", _scipy_shortfall)):
         rival = seconds(lambda work=work: work(prepared, exposures), repeats=3)
         figures[name] = {"accounts_a_second": accounts / rival["median"], **rival}
+    drawn = mx.load_model("monte_carlo")
+    whole, cube, once = _prepared(drawn, accounts, options=None)
+    figures["monte_carlo_with_options"] = {
+        "instruments": len(whole.listed),
+        "positions": len(whole.positions.columns),
+        "scenarios": len(cube.weights),
+        **once,
+        **_timed(_passes(drawn, whole, cube), accounts),
+    }
     return {
         "benchmark": "margin_pass",
         "accounts": accounts,
@@ -57,6 +58,42 @@ def run(accounts: int = 10_000) -> dict[str, Any]:
         "context": context(),
         "figures": figures,
     }
+
+
+def _prepared(model: Any, accounts: int, *, options: int | None) -> tuple[Any, Any, dict[str, float]]:
+    """Exposures and cube of a demo venue, and the seconds of draws and of scenarios and cube, warm."""
+    tables = venue(accounts=accounts, options=options).tables
+    book = mx.read_book(**{name: tables[name] for name in ("instruments", "positions", "balances")})
+    names = ("quotes", "underlyings", "history", *(["forwards"] if "forwards" in tables else []))
+    market = mx.read_market(**{name: tables[name] for name in names})
+    with jax.enable_x64(True):
+        history = model.factors(market, book.instruments)
+        exposures = expose(book, market, history)
+        state, draws = model.observe(history), model.draw(7, history)
+
+        def cube() -> Any:
+            return jax.block_until_ready(_prepare(model, exposures.instruments, exposures.market, state, draws))[0]
+
+        once = {
+            "draw_seconds": seconds(lambda: model.draw(7, history), repeats=3)["median"],
+            "prepare_seconds": seconds(cube, repeats=3)["median"],
+        }
+        return exposures, cube(), once
+
+
+def _passes(model: Any, exposures: Any, prepared: Any) -> dict[int, TilePass]:
+    cores = len(os.sched_getaffinity(0))
+    return {streams: TilePass(model, prepared, exposures, Engine(streams=streams)) for streams in {1, cores}}
+
+
+def _timed(passes: dict[int, TilePass], accounts: int) -> dict[str, Any]:
+    figures = {}
+    everyone = np.arange(accounts)
+    for streams, each in sorted(passes.items()):
+        each.compile(everyone)
+        time = seconds(lambda each=each: [None for _ in each.margins(everyone)], repeats=REPEATS)
+        figures[f"streams_{streams}"] = {"accounts_a_second": accounts / time["median"], **time}
+    return figures
 
 
 def _holdings(part: Any, exposures: Any) -> sparse.csr_matrix:

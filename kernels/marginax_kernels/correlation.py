@@ -108,16 +108,16 @@ def copula_freedom(
     The sum, over pairs of factors and bars where both are known, of log t2(x, y; rho, nu) - log t(x) - log t(y) at the
     t quantiles x, y of the ranks; pairs, not whole rows, so that a missing cell (NaN) costs only its own pairs and a
     correlation matrix of 200 factors need not be right in all its inverse. Of many factors the nearest neighbours in
-    the order given are paired, up to 256 pairs. A single factor has no copula: 60.
+    the order given are paired, up to 256 pairs of them. A single factor has no copula: 60.
 
-    Cost: about 20 evaluations. Source: Genest, Ghoudi and Rivest (1995); Varin, Reid and Firth (2011).
+    Cost: 26 passes over the pairs. Source: Genest, Ghoudi and Rivest (1995); Varin, Reid and Firth (2011).
     """
     ranks = stats.rankdata(residuals, axis=0, nan_policy="omit")
     uniforms = ranks / (np.sum(~np.isnan(residuals), axis=0) + 1)
     factors = residuals.shape[1]
     offsets = range(1, 1 + min(factors - 1, max(1, MOST_PAIRS // factors)))
     pairs = np.array([(k, k + offset) for offset in offsets for k in range(factors - offset)], int).reshape(-1, 2)
-    one, other = pairs[:MOST_PAIRS].T
+    one, other = pairs[:: max(1, -(-len(pairs) // MOST_PAIRS))].T
     together = ~np.isnan(uniforms[:, one] + uniforms[:, other])
     if not together.any():
         return GREATEST_FREEDOM

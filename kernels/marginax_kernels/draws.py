@@ -17,11 +17,11 @@ from scipy.stats import qmc
 
 # Points are multiples of 2^-30 and are moved to the middle of their cells, so that none is zero.
 SOBOL_BITS = 30
-# No draw weighs more than two plain ones, so no book is worse off than with half the draws, which is an error 1.41
-# times as large: books that are long gamma lose in calm draws, where a stretched law draws least. Chosen by
-# benchmarks/monte_carlo.py: at 2,048 draws the worst of 200 books has 1.6 times the error of plain Sobol at ES 99 %
-# (2.5 and an ES error of 2.5 % instead of 2.6 %: 1.7 times), which is what one block of 2,048 points cut into 16 and
-# the noise of a ratio of two measured errors add to 1.41.
+# No draw weighs more than two plain ones, so no book is worse off than with half as many plain draws, which is an error
+# 1.41 times as large: books that are long gamma lose in calm draws, where a stretched law draws least. Chosen by
+# benchmarks/monte_carlo.py: at 2,048 draws the worst of 200 books has 1.55 to 1.73 times the error of plain Sobol at ES
+# 99 %, by market and marginals, at most 2 of them above 1.6; with 2.5 ES errs by 2.5 instead of 2.6 % and more books
+# are above. What exceeds 1.41 is the cut of one block of 2,048 points into 16, and noise of a ratio of two errors.
 GREATEST_WEIGHT = 2.0
 # At least so many scrambles within a set tell its error. Chosen by benchmarks/monte_carlo.py: 8 give an error of 2.58
 # instead of 2.64 %, but know it so poorly that the standard error must be widened by 21 instead of 9 %.

@@ -103,8 +103,10 @@ def expected_shortfall_scramble_error(
     windows) are what they are and carry no error. With psi as in `expected_shortfall_error`, less its mean over the
     draws, and b the sum of w psi over a block: SE^2 = R / (R - 1) x sum of b^2. Few blocks know their own error
     poorly, so SE is Student's: times t_{R-1}(0.975) / 1.96, which is 1.09 at 16 blocks and 1.21 at 8, so that two of
-    them hold the true value in 95 % of all runs. Units: the currency of `losses`. Raises ValueError for draws that
-    cannot be cut into at least two blocks.
+    them hold the true value in 95 % of all runs. Measured over 200 books (benchmarks/monte_carlo.py): 95 % at a tail of
+    0.05, 93 to 95 % at 0.01, and 86 to 92 % at 0.0025 of 1,024 and 2,048 draws, where too few are left in the tail of
+    a book that loses in calm draws. Units: the currency of `losses`. Raises ValueError for draws that cannot be cut
+    into at least two blocks.
 
     Gradient: not meaningful. Source: Owen (1997) for means over scrambles; Chen (2008) for psi.
     """

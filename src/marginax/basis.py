@@ -38,21 +38,23 @@ class BasisWalks:
     noise: np.ndarray
 
 
-def forward_factor(instruments: Instruments, k: int) -> str:
-    """The basis factor that the forward of option `k` moves by: that of a future of its expiry, or the expiry's own.
+def forward_factors(instruments: Instruments) -> np.ndarray:
+    """The basis factor that the forward of each option moves by (empty for what is none).
 
-    Of several such futures the one in the option's own quote currency is taken, else the first.
+    It is that of a future of its expiry: of several the first in the option's own quote currency, else the first; and
+    without any the expiry's own.
     """
-    same = (
-        (instruments.kind == "future")
-        & (instruments.underlying == instruments.underlying[k])
-        & (instruments.expiry == instruments.expiry[k])
-    )
-    listed = np.flatnonzero(same)
-    if len(listed):
-        own = listed[instruments.quote[listed] == instruments.quote[k]]
-        return f"basis:{instruments.ids[own[0] if len(own) else listed[0]]}"
-    return f"basis:{instruments.underlying[k]}:{np.datetime_as_string(instruments.expiry[k], unit='m')}"
+    keys = list(zip(instruments.underlying, instruments.expiry.astype(np.int64), instruments.quote, strict=True))
+    first: dict[tuple[object, ...], str] = {}
+    for k in np.flatnonzero(instruments.kind == "future"):
+        for key in (keys[k], keys[k][:2]):
+            first.setdefault(key, f"basis:{instruments.ids[k]}")
+    names = np.full(len(instruments), "", object)
+    stamps = np.datetime_as_string(instruments.expiry, unit="m")
+    for k in np.flatnonzero(instruments.is_option):
+        own = f"basis:{instruments.underlying[k]}:{stamps[k]}"
+        names[k] = first.get(keys[k], first.get(keys[k][:2], own))
+    return names
 
 
 def basis_walks(
@@ -101,10 +103,10 @@ def _dated(instruments: Instruments, underlyings: list[str], as_of: np.datetime6
     place = {name: k for k, name in enumerate(underlyings)}
     known = np.array([name in place for name in instruments.underlying], bool)
     found: dict[str, Dated] = {}
+    forwards = forward_factors(instruments)
     for which in (instruments.has_basis, instruments.is_option):
         for k in np.flatnonzero(which & known):
-            option = bool(instruments.is_option[k])
-            name = forward_factor(instruments, int(k)) if option else f"basis:{instruments.ids[k]}"
+            name = forwards[k] or f"basis:{instruments.ids[k]}"
             perpetual = instruments.kind[k] == "perpetual"
             years = 0.0 if perpetual else float(max((instruments.expiry[k] - as_of) / YEAR, 0.0))
             underlying = str(instruments.underlying[k])

@@ -13,7 +13,7 @@ from functools import cache
 import jax
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Array, Bool, Float64, Int64
 
 from marginax.basis import YEAR
 from marginax.instruments import OWNED, Instruments
@@ -242,18 +242,20 @@ def _from_marks(
     coin = expiries.coin_settled[group]
     value = np.where(coin, mark * forward, mark / expiries.discount[group])
     intrinsic = np.maximum(np.where(call, forward - strike, strike - forward), 0)
-    found = np.full(len(chosen), np.nan)
     readable = (value - intrinsic > LEAST_TIME_VALUE * np.abs(forward)) & (years > 0)
-    for bachelier in (False, True):
-        which = np.flatnonzero(readable & (normal == bachelier))
-        if len(which):
-            with jax.enable_x64(True):
-                deviation = implied_deviation(
-                    value[which], forward[which], strike[which], call=call[which], normal=bachelier
-                )
-            found[which] = np.asarray(deviation) / np.sqrt(years[which])
+    found = np.full(len(chosen), np.nan)
+    if readable.any():
+        with jax.enable_x64(True):
+            deviation = np.asarray(_deviations(value, forward, strike, call, normal))
+        found[readable] = deviation[readable] / np.sqrt(years[readable])
     usable = (found > 0) & (normal | (found <= LARGEST_VOLATILITY))
     return np.where(usable, found, np.nan), np.where(usable, VolatilitySource.MARK, VolatilitySource.NONE)
+
+
+@jax.jit
+def _deviations(value: Array, forward: Array, strike: Array, call: Array, normal: Array) -> Array:
+    """One program for every option of a market: run loose, its loop would be lowered anew in every run."""
+    return implied_deviation(value, forward, strike, call=call, normal=normal)
 
 
 def _moneyness(strike: np.ndarray, forward: np.ndarray, normal: np.ndarray) -> np.ndarray:

@@ -55,11 +55,15 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
     known = book.instruments
     marks = dict(market.quotes.select("instrument_id", "mark_price").iter_rows())
     settles = {**assets, market.currency: len(assets)}
+    option = known.is_option
     listed = np.array(
         [
             k
             for k in range(len(known))
-            if known.ids[k] in marks and known.underlying[k] in assets and known.settle[k] in settles
+            if known.ids[k] in marks
+            and known.underlying[k] in assets
+            and known.settle[k] in settles
+            and (known.quote[k] in settles or not option[k])
         ],
         dtype=np.int64,
     )

@@ -157,12 +157,14 @@ def _entries(table: Admitted, tables: dict[str, Admitted]) -> pl.DataFrame:
 def _unpriced_positions(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
     priced = market.quotes["instrument_id"]
     known = pl.concat([market.underlyings["underlying"], pl.Series([market.currency])])
-    settle = instruments.rows.select("instrument_id", "underlying", settlement_asset())
+    settle = instruments.rows.select("instrument_id", "kind", "underlying", "quote", settlement_asset())
     rows = table.rows.join(settle, on="instrument_id", how="left", maintain_order="left")
     held = pl.col("quantity") != 0
     no_quote = ~pl.col("instrument_id").is_in(priced.implode())
     no_index = ~pl.col("underlying").is_in(market.underlyings["underlying"].implode())
     no_settle = ~pl.col("settle").is_in(known.implode())
+    # A strike is in the quote currency: without its price nobody knows how far the coin is from it.
+    no_money = pl.col("kind").is_in(list(OPTIONS)) & ~pl.col("quote").is_in(known.implode())
     quote_file = ", ".join(market.tables["quotes"].digests) or "quotes"
     index_file = ", ".join(market.tables["underlyings"].digests) or "underlyings"
     return together(
@@ -181,6 +183,11 @@ def _unpriced_positions(table: Admitted, instruments: Admitted, market: Market) 
                 rows, table.name, held & no_settle, "instrument_id",
                 pl.format("its settlement asset '{}' has no usable row in {}", "settle", pl.lit(index_file)),
                 "Add the asset to `underlyings` with its index_price",
+            ),
+            find(
+                rows, table.name, held & no_money & ~no_settle, "instrument_id",
+                pl.format("its quote currency '{}' has no usable row in {}", "quote", pl.lit(index_file)),
+                "Add the currency to `underlyings` with its index_price",
             ),
         ]
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from marginax.basis import forward_factor
+from marginax.basis import forward_factors
 from marginax.chains import Chains
 from marginax.history import FactorHistory
 from marginax.instruments import Instruments
@@ -29,7 +29,8 @@ def option_arrays(
     }
     factors = {name: k for k, name in enumerate(history.names)}
     first = np.array([chains.instrument[np.argmax(chains.expiry == k)] for k in range(len(expiries))], np.int64)
-    basis = np.array([factors.get(forward_factor(instruments, int(k)), len(factors)) for k in first], np.int32)
+    forwards = forward_factors(instruments)
+    basis = np.array([factors.get(forwards[k], len(factors)) for k in first], np.int32)
     moods = np.array([history.volatility_of(name) for name in expiries.underlying], np.int32)
     smile = None if sticky_strike else _smile_table(chains)
     week = history.grid.bars_per_week / history.grid.bars_per_day

@@ -16,6 +16,8 @@ from marginax_kernels import effective_years, option_greeks
 
 GREEKS = ("delta", "gamma", "vega", "theta", "vanna")
 
+_option_greeks = jax.jit(option_greeks)
+
 
 def option_table(instruments: Instruments, market: Market, chains: Chains, *, window: float = 0.0) -> pl.DataFrame:
     """One row an option with a quote, in instrument order; null where there is no volatility.
@@ -28,7 +30,7 @@ def option_table(instruments: Instruments, market: Market, chains: Chains, *, wi
     forward, discount = expiries.forward[group], expiries.discount[group]
     with jax.enable_x64(True):
         years = np.asarray(effective_years(expiries.years, window))[group]
-        greeks = option_greeks(
+        greeks = _option_greeks(
             forward,
             instruments.strike[number],
             chains.volatility,

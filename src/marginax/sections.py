@@ -206,8 +206,15 @@ class Options(Section):
 class MonteCarlo(Section):
     """Draws of a Student t copula with scrambled Sobol points, for `scenarios.source = "monte_carlo"`."""
 
-    draws: int = Field(2048, ge=256, le=1_048_576, description="scenarios drawn: `scrambles` times a power of two")
-    scrambles: int = Field(16, ge=8, le=256, description="independent scrambles of the points; they tell the error")
+    # A multiple of 512 is cut into 16 scrambles or more of at least 32 points, a power of two.
+    draws: int = Field(2048, ge=512, le=1_048_576, multiple_of=512, description="scenarios drawn, a multiple of 512")
+    scrambles: int | None = Field(
+        None,
+        ge=8,
+        le=256,
+        examples=[16],
+        description="independent scrambles, which tell the error; default: 16 or more",
+    )
     marginals: Literal["t", "normal", "empirical"] = Field(
         "t", description="law of each factor: fitted t, normal, or its own filtered residuals"
     )
@@ -238,11 +245,11 @@ class MonteCarlo(Section):
 
     @model_validator(mode="after")
     def _points(self) -> "MonteCarlo":
-        block, rest = divmod(self.draws, self.scrambles)
-        if rest or block & (block - 1):
+        block, rest = divmod(self.draws, self.scrambles or 1)
+        if self.scrambles and (rest or block & (block - 1)):
             raise ValueError(
                 f"`draws` {self.draws} are not {self.scrambles} scrambles of a power of two; "
-                f"take {self.scrambles * 2 ** round(max(block, 1)).bit_length()}"
+                f"take {self.scrambles * 2 ** block.bit_length()}, or leave `scrambles` out"
             )
         return self
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64, Int64
@@ -16,6 +15,8 @@ from marginax.scenarios.sets import ScenarioSet
 from marginax.status import Status
 from marginax.statuses import Statuses
 from marginax_kernels import expected_shortfall
+
+_expected_shortfall = jax.jit(expected_shortfall, static_argnames="tail")
 
 
 @dataclass
@@ -133,7 +134,7 @@ def uncovered_loss(figures: Figures, scenarios: ScenarioSet, *, tail: float) -> 
         return {}
     worst = int(np.argmax(figures.uncovered))
     with jax.enable_x64(True):
-        in_tail = expected_shortfall(jnp.asarray(figures.uncovered), jnp.asarray(scenarios.weights), tail=tail)
+        in_tail = _expected_shortfall(figures.uncovered, scenarios.weights, tail=tail)
     return {
         "mean": finite(figures.uncovered @ scenarios.weights),
         "tail": tail,

@@ -34,6 +34,7 @@ from marginax_kernels import (
     ewma_correlation,
     marginal_map,
     principal_root,
+    scrambles_for,
     stretch_for,
     t_freedom,
     tail_map,
@@ -81,7 +82,8 @@ class MonteCarloScenarios(eqx.Module):
     @property
     def scrambles(self) -> int:
         """Independent scrambles among them, in equal consecutive blocks."""
-        return self.config.monte_carlo.scrambles
+        settings = self.config.monte_carlo
+        return settings.scrambles or scrambles_for(settings.draws)
 
     def draw(
         self, seed: int, history: FactorHistory, volatility: VolatilityFilter, filling: FillDraws
@@ -114,7 +116,7 @@ class MonteCarloScenarios(eqx.Module):
         normals, mixing, weights = copula_draws(
             len(history.names),
             draws=settings.draws,
-            scrambles=settings.scrambles,
+            scrambles=self.scrambles,
             seed=seed,
             freedom=joint,
             stretch=stretch,
@@ -167,6 +169,8 @@ class MonteCarloScenarios(eqx.Module):
         """Laws, effective sample size, and how often each factor's shock was cut at its bound."""
         cut = np.abs(shocks[: self.count]) >= draws.bound * (1 - 1e-9)
         names = np.array(history.names)
+        # The mixing variable that all factors share decides the tail of nearly every book.
+        weights, order = np.asarray(draws.weights), np.argsort(-np.asarray(draws.mixing), kind="stable")
         freedom = dict(zip(history.names[: history.underlyings], draws.freedom.tolist(), strict=False))
         return {
             "draws": self.count,
@@ -175,9 +179,10 @@ class MonteCarloScenarios(eqx.Module):
             "copula_freedom": round(float(draws.copula_freedom), 3),
             "marginal_freedom": {name: round(nu, 3) for name, nu in freedom.items() if np.isfinite(nu)},
             "stretch": round(float(draws.stretch), 4),
-            "effective_sample_size": round(float(effective_sample_size(jnp.asarray(draws.weights))), 1),
+            "draws_in_tail": int((np.cumsum(weights[order]) < self.config.risk.tail).sum()) + 1,
+            "effective_sample_size": round(float(effective_sample_size(jnp.asarray(weights))), 1),
             "shocks_bounded": {str(names[k]): int(cut[:, k].sum()) for k in np.flatnonzero(cut.any(axis=0))},
-            "mass_bounded": float(np.asarray(draws.weights) @ cut.any(axis=1)),
+            "mass_bounded": float(weights @ cut.any(axis=1)),
         }
 
     def correlation(self, residuals: Array, bars_per_day: float) -> Float[Array, "factors factors"]:
