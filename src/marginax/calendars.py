@@ -28,6 +28,11 @@ class Grid:
     bars_per_day: float
     bars_per_week: float
 
+    @property
+    def days_per_trading_day(self) -> float:
+        """Calendar days that pass in a trading day: 1 round the clock, 7 / 5 on business days."""
+        return 7 * self.bars_per_day / self.bars_per_week
+
     def bars_between(self, first: np.ndarray, last: np.datetime64) -> np.ndarray:
         """How many bars of this calendar fit between times, rounded; shape of `first`."""
         micros = (last - first).astype("timedelta64[us]").astype(float)

@@ -1,9 +1,10 @@
 """The history of the risk factors on one grid: what the filters and the scenarios are made of.
 
 Factors are the underlyings' prices, in the order of the table `underlyings`, then one basis per perpetual, future and
-expiry of options, then one implied volatility per underlying with options. Returns are log returns, or differences
-where an underlying is shocked absolutely; a basis moves by differences, an implied volatility by logs. `returns[t]`
-ends at `times[t]`; NaN marks a bar at which a factor has no price, and the return after a gap spans it.
+expiry of options, then one path to settlement per underlying with options that expire inside the horizon, then one
+implied volatility per underlying with options. Returns are log returns, or differences where an underlying is shocked
+absolutely; a basis moves by differences, an implied volatility by logs. `returns[t]` ends at `times[t]`; NaN marks a
+bar at which a factor has no price, and the return after a gap spans it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from marginax.basis import basis_walks
-from marginax.calendars import Grid, joint_grid, on_grid
+from marginax.calendars import DAY_MICROS, Grid, joint_grid, on_grid
 from marginax.instruments import Instruments
 from marginax.market import Market
 from marginax.problems import BadInput, Problem
@@ -31,7 +32,8 @@ class FactorHistory:
     `beta` what it follows otherwise (beta NaN: estimated on common bars); `noise` the volatility per bar of a factor
     that knows nothing but its size, or that leans on its proxy with a residual of that size (`leaning`); `level` turns
     a shock into a relative move (1 for log shocks). `gap_*` is the return since the last bar and the bars it spans, NaN
-    where nothing is missing. `volatilities` counts the implied volatilities, which come last.
+    where nothing is missing. `settlements` counts the paths to settlement, `volatilities` the implied volatilities,
+    which come last.
     """
 
     names: tuple[str, ...]
@@ -51,11 +53,18 @@ class FactorHistory:
     noise: Float64[np.ndarray, " factors"]
     last_bar: np.ndarray
     volatilities: int = 0
+    settlements: int = 0
 
     @property
     def is_volatility(self) -> Bool[np.ndarray, " factors"]:
         """The implied volatilities."""
         return np.arange(len(self.names)) >= len(self.names) - self.volatilities
+
+    @property
+    def is_settlement(self) -> Bool[np.ndarray, " factors"]:
+        """The paths to settlement: moves with the law of their price's and independent of it."""
+        place, end = np.arange(len(self.names)), len(self.names) - self.volatilities
+        return (place < end) & (place >= end - self.settlements)
 
     @property
     def leaning(self) -> Bool[np.ndarray, " factors"]:
@@ -88,6 +97,11 @@ class FactorHistory:
         return self.names.index(name) if name in self.names else len(self.names)
 
 
+def settlement_factor(underlying: str) -> str:
+    """The name of the factor that tells where an underlying stands when options settle inside the horizon."""
+    return f"settlement:{underlying}"
+
+
 def volatility_factor(underlying: str) -> str:
     """The name of the factor of an underlying's implied volatility."""
     return f"implied_vol:{underlying}"
@@ -101,8 +115,11 @@ def factor_history(
     proxy: Proxy,
     basis: Basis,
     volatility: Volatility | None = None,
+    horizon_days: float = 0.0,
 ) -> FactorHistory:
     """The factors of a market and of the instruments quoted in it, on the joint grid of the market's history.
+
+    Options that expire within `horizon_days` (trading days) have a path to their settlement.
 
     The set of factors depends on the market alone, never on who holds what. Raises BadInput when there is no bar to
     take a return from.
@@ -112,7 +129,7 @@ def factor_history(
     history = market.history.sort("time")
     prices = history.filter((pl.col("factor") == "price") & pl.col("underlying").is_in(names))
     as_of = np.datetime64(market.as_of.replace(tzinfo=None), "us")
-    oldest = as_of - np.timedelta64(round(scenarios.unusable_after_days * 86_400_000_000), "us")
+    oldest = as_of - np.timedelta64(round(scenarios.unusable_after_days * DAY_MICROS), "us")
     grid = joint_grid(prices, _leading(prices, scenarios.least_bars, oldest))
     if len(grid.times) < 2:
         some = f"{len(grid.times)} bar" + ("" if len(grid.times) == 1 else "s")
@@ -138,7 +155,10 @@ def factor_history(
         history, instruments, names, grid, paths=paths, levels=levels, absolute=absolute, settings=basis, as_of=as_of
     )
     implied, implied_walk = _implied_volatilities(history, instruments, names, grid)
-    other_walks = np.concatenate([against.walks, implied_walk], axis=1)
+    within = as_of + np.timedelta64(round(horizon_days * grid.days_per_trading_day * DAY_MICROS), "us")
+    settling = _settling(instruments, names, within)
+    no_walk = np.full((len(grid.times), len(settling)), np.nan)
+    other_walks = np.concatenate([against.walks, no_walk, implied_walk], axis=1)
     walk = np.concatenate([walk, other_walks], axis=1)
     others = other_walks.shape[1]
     is_implied = np.arange(walk.shape[1]) >= walk.shape[1] - len(implied)
@@ -151,15 +171,23 @@ def factor_history(
     own = own & ~(is_implied & still)
     frozen = own & still
     small = scenarios.minimum_volatility / np.sqrt(grid.bars_per_day)
-    level = np.concatenate([np.where(absolute, levels, 1.0), np.ones(others)])
+    own_level = np.where(absolute, levels, 1.0)
+    path = [names.index(name) for name in settling]
+    level = np.concatenate([own_level, np.ones(len(against.names)), own_level[path], np.ones(len(implied))])
     moods = volatility or Volatility()
     own_move = proxy.safety_factor * moods.residual / np.sqrt(grid.bars_per_day)
-    noise = np.concatenate([np.full(len(names), np.nan), against.noise, np.full(len(implied), own_move)])
+    none = np.full(len(settling), np.nan)
+    noise = np.concatenate([np.full(len(names), np.nan), against.noise, none, np.full(len(implied), own_move)])
     noise = np.where(frozen, small * level, noise)
     followed, beta = _proxies(table, names, proxy)
     price = [names.index(name) for name in implied]
     return FactorHistory(
-        names=(*names, *against.names, *(volatility_factor(name) for name in implied)),
+        names=(
+            *names,
+            *against.names,
+            *(settlement_factor(name) for name in settling),
+            *(volatility_factor(name) for name in implied),
+        ),
         underlyings=len(names),
         grid=grid,
         times=grid.times[1:],
@@ -167,16 +195,27 @@ def factor_history(
         bars=bars,
         gap_return=np.where(own, np.concatenate([gap, np.full(others, np.nan)]), np.nan),
         gap_bars=np.concatenate([gap_bars, np.ones(others)]),
-        absolute=np.concatenate([absolute, ~is_implied[len(names) :]]),
+        absolute=np.concatenate(
+            [absolute, np.ones(len(against.names), bool), absolute[path], np.zeros(len(implied), bool)]
+        ),
         level=level,
         own=own,
         frozen=frozen,
-        proxy=np.concatenate([followed, np.full(len(against.names), NO_PROXY), np.array(price, np.int64)]),
-        beta=np.concatenate([beta, np.full(len(against.names), np.nan), np.where(own[is_implied], np.nan, moods.beta)]),
+        proxy=np.concatenate([followed, np.full(len(against.names), NO_PROXY), np.array([*path, *price], np.int64)]),
+        beta=np.concatenate(
+            [beta, np.full(len(against.names), np.nan), none, np.where(own[is_implied], np.nan, moods.beta)]
+        ),
         noise=noise,
         last_bar=np.concatenate([last_bar, np.full(others, np.datetime64("NaT", "us"))]),
         volatilities=len(implied),
+        settlements=len(settling),
     )
+
+
+def _settling(instruments: Instruments, names: list[str], within: np.datetime64) -> list[str]:
+    """Underlyings with options that expire up to a time, in their own order."""
+    soon = set(instruments.underlying[instruments.is_option & (instruments.expiry <= within)])
+    return [name for name in names if name in soon]
 
 
 def _implied_volatilities(

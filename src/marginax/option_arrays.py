@@ -4,7 +4,7 @@ import numpy as np
 
 from marginax.basis import forward_factors
 from marginax.chains import Chains
-from marginax.history import FactorHistory
+from marginax.history import FactorHistory, settlement_factor
 from marginax.instruments import Instruments
 from marginax.market import Market
 from marginax.options import SMILE_POINTS, SMILE_REACH, OptionArrays
@@ -33,7 +33,7 @@ def option_arrays(
     basis = np.array([factors.get(forwards[k], len(factors)) for k in first], np.int32)
     moods = np.array([history.volatility_of(name) for name in expiries.underlying], np.int32)
     smile = None if sticky_strike else _smile_table(chains)
-    week = history.grid.bars_per_week / history.grid.bars_per_day
+    paths = [factors.get(settlement_factor(name), len(factors)) for name in expiries.underlying]
     blocks = []
     for normal in (False, True):
         chosen = np.flatnonzero((row_of[chains.instrument] >= 0) & (expiries.normal[chains.expiry] == normal))
@@ -57,7 +57,8 @@ def option_arrays(
                 coin=expiries.coin_settled,
                 smile=smile,
                 normal=normal,
-                days_per_trading_day=7 / week,
+                settlement=np.array(paths, np.int32),
+                days_per_trading_day=history.grid.days_per_trading_day,
             )
         )
     return tuple(blocks)

@@ -3,8 +3,8 @@
 An option is priced on the forward of its own expiry: Black-76, or Bachelier where the underlying is shocked absolutely.
 The forward follows the price of its underlying, a basis factor and the quote currency; the volatility its factor,
 scaled by time to expiry; time passes over the horizon. What expires inside it settles at its intrinsic value, on the
-index. Marks are in quote currency, in coins where options are coin-settled (value / forward); all is undiscounted
-before that.
+index of its own hour, and hedges nothing after it. Marks are in quote currency, in coins where options are coin-settled
+(value / forward); all is undiscounted before that.
 """
 
 from typing import Any
@@ -32,9 +32,10 @@ class OptionArrays(eqx.Module):
     """Options of one pricing law by number, and their expiries.
 
     `row` is the instrument, `expiry` the row of the arrays over expiries; `volatility` is a year's. `underlying` and
-    `quote` point at assets, `basis` and `factor` (implied volatility) at factors, one past the last for none. `forward`
-    is in quote currency; `coin` says that marks are in coins; `smile` (volatility at `SMILE_POINTS` of log-moneyness
-    within +-`SMILE_REACH`) is there where volatility moves along with the forward. `normal` is Bachelier's law.
+    `quote` point at assets, `basis`, `factor` (implied volatility) and `settlement` at factors, one past the last for
+    none. `forward` is in quote currency; `coin` says that marks are in coins; `smile` (volatility at `SMILE_POINTS` of
+    log-moneyness within +-`SMILE_REACH`) is there where volatility moves along with the forward. `normal` is
+    Bachelier's law.
     """
 
     row: Int[Any, " options"]
@@ -46,6 +47,7 @@ class OptionArrays(eqx.Module):
     quote: Int[Any, " expiries"]
     basis: Int[Any, " expiries"]
     factor: Int[Any, " expiries"]
+    settlement: Int[Any, " expiries"]
     forward: Float[Any, " expiries"]
     discount: Float[Any, " expiries"]
     years: Float[Any, " expiries"]
@@ -87,12 +89,16 @@ class OptionPricing(eqx.Module):
 
 
 class Prices(eqx.Module):
-    """What scenarios do to prices, by asset (the account currency last): price now, its change, and the raw shocks."""
+    """What scenarios do to prices, by asset (the account currency last): price now, its change, and the raw shocks.
+
+    The first `bridged` scenarios have paths to settlement; in the others all of a move comes before it.
+    """
 
     now: Float[Array, "assets 1"]
     change: Float[Array, "assets scenarios"]
     factors: Float[Array, "factors scenarios"]
     level: Float[Array, " underlyings"]
+    bridged: int = eqx.field(static=True)
 
 
 def mark_changes(
@@ -118,12 +124,12 @@ def mark_changes(
     now_deviation = options.volatility * jnp.sqrt(effective_years(options.years, pricing.window_years))[options.expiry]
     terms = {"strike": options.strike, "call": options.call}
     if options.normal:
-        forward = _absolute_forward(options, prices, pricing, settles)
+        forward = _absolute_forward(options, prices, pricing, settles, passed)
         move = forward - options.forward[:, None]
         then = reprice_bachelier(move, multiple, options.expiry, own, deviation=deviation, **terms)
         now = bachelier(own, options.strike, now_deviation, call=options.call)
     else:
-        log_move = _log_move(options, prices, pricing, settles)
+        log_move = _log_move(options, prices, pricing, settles, passed)
         if pricing.sticky_strike:
             then = reprice_black76(log_move, multiple, options.expiry, own, deviation=deviation, **terms)
         else:
@@ -158,7 +164,19 @@ def _volatility_multiple(options: OptionArrays, prices: Prices, pricing: OptionP
     return jnp.where(moves > 0, 1 + jnp.expm1(up) * scaling, jnp.exp(down * scaling))
 
 
-def _log_move(options: OptionArrays, prices: Prices, pricing: OptionPricing, settles: Array) -> Array:
+def _at_settlement(options: OptionArrays, prices: Prices, passed: float) -> Float[Array, "expiries scenarios"]:
+    """The shock of each underlying up to the settlement of its expiry, `passed` years being the whole horizon.
+
+    With f the share of the horizon: f x shock + sqrt(f (1 - f)) x path, where path has the shock's law and is
+    independent of it; its variance is f times the shock's, and f of the shock is known.
+    """
+    shock = prices.factors[options.underlying]
+    share = jnp.clip(options.years / passed if passed > 0 else jnp.ones_like(options.years), 0, 1)[:, None]
+    bridge = share * shock + jnp.sqrt(share * (1 - share)) * prices.factors[options.settlement]
+    return jnp.where(jnp.arange(shock.shape[1]) < prices.bridged, bridge, shock)
+
+
+def _log_move(options: OptionArrays, prices: Prices, pricing: OptionPricing, settles: Array, passed: float) -> Array:
     """log(forward in the scenario / forward now), in quote currency; the index where the expiry settles."""
     shock = prices.factors[options.underlying]
     quote_move = jnp.log1p(prices.change[options.quote] / prices.now[options.quote])
@@ -166,18 +184,20 @@ def _log_move(options: OptionArrays, prices: Prices, pricing: OptionPricing, set
     index = prices.now[options.underlying] / prices.now[options.quote]
     gap = jnp.log(index[:, 0] / options.forward)[:, None]
     share = unfixed_share(options.years, pricing.window_years)[:, None]
-    settled = gap + jnp.log1p(share * jnp.expm1(shock - quote_move))
+    settled = gap + jnp.log1p(share * jnp.expm1(_at_settlement(options, prices, passed) - quote_move))
     return jnp.where(settles[:, None], settled, shock + basis - quote_move)
 
 
-def _absolute_forward(options: OptionArrays, prices: Prices, pricing: OptionPricing, settles: Array) -> Array:
+def _absolute_forward(
+    options: OptionArrays, prices: Prices, pricing: OptionPricing, settles: Array, passed: float
+) -> Array:
     """The forward in the scenario, in quote currency, where the underlying moves by units of price."""
     shock = prices.factors[options.underlying]
     quote, then = prices.now[options.quote], prices.now[options.quote] + prices.change[options.quote]
     basis = jnp.maximum(prices.factors[options.basis], LEAST_BASIS) * prices.level[options.underlying][:, None]
     share = unfixed_share(options.years, pricing.window_years)[:, None]
     index = prices.now[options.underlying]
-    settled = (1 - share) * index / quote + share * (index + shock) / then
+    settled = (1 - share) * index / quote + share * (index + _at_settlement(options, prices, passed)) / then
     return jnp.where(settles[:, None], settled, (options.forward[:, None] * quote + shock + basis) / then)
 
 

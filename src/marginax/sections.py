@@ -247,9 +247,12 @@ class MonteCarlo(Section):
     def _points(self) -> "MonteCarlo":
         block, rest = divmod(self.draws, self.scrambles or 1)
         if self.scrambles and (rest or block & (block - 1)):
+            points = 2 ** block.bit_length()
+            while self.scrambles * points % 512:
+                points *= 2
             raise ValueError(
                 f"`draws` {self.draws} are not {self.scrambles} scrambles of a power of two; "
-                f"take {self.scrambles * 2 ** block.bit_length()}, or leave `scrambles` out"
+                f"take {self.scrambles * points}, or leave `scrambles` out"
             )
         return self
 

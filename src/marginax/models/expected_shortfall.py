@@ -96,6 +96,7 @@ class ExpectedShortfall(MarginModel):
             proxy=settings.proxy,
             basis=settings.basis,
             volatility=settings.volatility,
+            horizon_days=settings.risk.horizon_days,
         )
 
     def draw(self, seed: int, history: FactorHistory) -> ShortfallDraws:
@@ -121,7 +122,14 @@ class ExpectedShortfall(MarginModel):
         """Scenarios from the source, and the cube of unit P&L under them."""
         shocks, weights = self.source.shocks(state, draws.scenarios)
         horizon = self.settings.risk.horizon_days
-        cube = revalue(instruments, market, shocks, horizon_days=horizon, pricing=self.pricing)
+        cube = revalue(
+            instruments,
+            market,
+            shocks,
+            horizon_days=horizon,
+            pricing=self.pricing,
+            bridged=self.source.bridged(len(weights)),
+        )
         none = jnp.zeros(len(instruments.style))
         haircuts = jnp.concatenate([none, draws.haircuts * jnp.abs(market.index), jnp.zeros(1)])
         return ShortfallPrepared(cube=cube, weights=weights, haircuts=haircuts), shocks

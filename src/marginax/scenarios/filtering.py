@@ -33,7 +33,8 @@ NOISE_FREEDOM = 4
 class FactorArrays(eqx.Module):
     """The numbers of a `FactorHistory`, for tracing; `proxy`, `leaning` and `bars_per_day` are known before.
 
-    `leaning` are the factors that move by beta times their proxy and by noise of their own.
+    `leaning` are the factors that move by beta times their proxy and by noise of their own; `settlements` those that
+    have the law of their proxy and are independent of it.
     """
 
     returns: Float[Any, "bars factors"]
@@ -47,6 +48,7 @@ class FactorArrays(eqx.Module):
     proxy: tuple[int, ...] = eqx.field(static=True)
     bars_per_day: float = eqx.field(static=True)
     leaning: tuple[int, ...] = eqx.field(static=True, default=())
+    settlements: tuple[int, ...] = eqx.field(static=True, default=())
 
 
 class Observed(eqx.Module):
@@ -59,10 +61,11 @@ class Observed(eqx.Module):
 
 
 class FillDraws(eqx.Module):
-    """What fills the gaps: bars to borrow residuals from, and stand-in noise."""
+    """What fills the gaps: bars to borrow residuals from, stand-in noise, and bars in another order."""
 
     rows: Int[Any, "bars factors"]
     noise: Float[Any, "bars factors"]
+    shuffle: Int[Any, " bars"]
 
 
 class VolatilityFilter(eqx.Module):
@@ -100,7 +103,7 @@ class VolatilityFilter(eqx.Module):
         for k in np.flatnonzero(history.noisy):
             noise[:, k] = stream(seed, f"noise:{history.names[k]}").permutation(strata)
         rows = resampled_rows(history.names, ~np.isnan(history.returns), seed=seed)
-        return FillDraws(rows=rows, noise=noise)
+        return FillDraws(rows=rows, noise=noise, shuffle=stream(seed, "settlement").permutation(bars))
 
     def step(self, variance: Array, bar: tuple[Array, Array], bars_per_day: float) -> Float[Array, " factors"]:
         """Carry each factor's variance (per bar) forward by one bar of (returns, bars spanned)."""
@@ -162,6 +165,10 @@ class VolatilityFilter(eqx.Module):
             residual=self.proxy_residual,
             safety_factor=self.safety_factor,
         )
+        if factors.settlements:
+            # The same price's move of some other day: of its law, independent of today's, and together with others'.
+            paths = np.asarray(factors.settlements)
+            filled = filled.at[:, paths].set(filled[draws.shuffle][:, proxy[paths]])
         if not factors.leaning:
             return filled
         leaning = np.asarray(factors.leaning)
@@ -184,6 +191,7 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
         proxy=tuple(history.proxy.tolist()),
         bars_per_day=history.grid.bars_per_day,
         leaning=tuple(np.flatnonzero(history.leaning).tolist()),
+        settlements=tuple(np.flatnonzero(history.is_settlement).tolist()),
     )
 
 

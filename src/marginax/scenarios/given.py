@@ -56,6 +56,10 @@ class GivenScenarios(eqx.Module):
         """The set; only on the host."""
         return self.held.value
 
+    def bridged(self, scenarios: int) -> int:
+        """All scenarios of a set that names paths to settlement (`settlement:UNDERLYING`), none of another."""
+        return scenarios if any(name.startswith("settlement:") for name in self.scenarios.factors) else 0
+
     def draw(self, seed: int, history: FactorHistory) -> GivenDraws:
         """The shocks in the order of the history's factors; a basis the set does not name stays still.
 

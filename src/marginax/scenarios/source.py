@@ -59,6 +59,10 @@ class ScenarioSource(eqx.Module):
         """The configuration's word for the main source."""
         return "monte_carlo" if isinstance(self.main, MonteCarloScenarios) else self.main.kind
 
+    def bridged(self, scenarios: int) -> int:
+        """How many of the scenarios, from the first, have paths to settlement: all but events and the grid."""
+        return scenarios - self.stress.moves
+
     def draw(self, seed: int, history: FactorHistory) -> SourceDraws:
         """Everything random, the same for the same seed and history; raises BadInput for a history it cannot use."""
         filling = self.volatility.draw(seed, history)
@@ -87,7 +91,7 @@ class ScenarioSource(eqx.Module):
     def scenario_set(self, history: FactorHistory, *, seed: int) -> ScenarioSet:
         """The scenarios of this source on a history, as a set to look at or to join with others."""
         with jax.enable_x64(True):
-            shocks, weights = self.shocks(self.observe(factor_arrays(history)), self.draw(seed, history))
+            shocks, weights = _shocks(self, factor_arrays(history), self.draw(seed, history))
             return ScenarioSet(
                 factors=history.names,
                 shocks=np.asarray(shocks),
@@ -119,3 +123,8 @@ class ScenarioSource(eqx.Module):
             assert isinstance(draws.main, MonteCarloDraws)
             return self.main.diagnostics(history, draws.main, shocks)
         return {}
+
+
+@jax.jit
+def _shocks(source: ScenarioSource, factors: FactorArrays, draws: SourceDraws) -> tuple[Array, Array]:
+    return source.shocks(source.observe(factors), draws)

@@ -46,6 +46,11 @@ class Stress(eqx.Module):
         """The probability that windows and events carry together."""
         return sum(window.mass for window in self.windows) + sum(event.mass for event in self.events)
 
+    @property
+    def moves(self) -> int:
+        """How many scenarios are events or points of the grid; they come last."""
+        return len(self.events) + len(self._points())
+
     def draw(self, history: FactorHistory) -> StressDraws:
         """Bars and moves. Raises BadInput for a window that the history does not cover, or an event of nothing."""
         moves = [_event(event, history) for event in self.events]
