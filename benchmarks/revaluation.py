@@ -85,7 +85,8 @@ def _ratio(times: dict[str, float]) -> float:
 
 def _chain(dtype: np.dtype) -> Chain:
     rng = np.random.default_rng(20260103)
-    underlying, expiry = np.arange(EXPIRIES) % UNDERLYINGS, np.arange(OPTIONS) % EXPIRIES
+    # Instruments are numbered by underlying and expiry, so options of one expiry stand together.
+    underlying, expiry = np.arange(EXPIRIES) % UNDERLYINGS, np.sort(np.arange(OPTIONS) % EXPIRIES)
     forward = np.exp(rng.uniform(0, 11, UNDERLYINGS))[underlying][expiry]
     years = np.linspace(0.02, 1, EXPIRIES)[expiry]
     deviation = rng.uniform(0.3, 1.2, OPTIONS) * np.sqrt(years)
