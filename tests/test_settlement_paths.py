@@ -1,0 +1,97 @@
+"""What settles inside the horizon: on the price of its own hour, and no hedge for the hours that are left."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import marginax as mx
+from laws._history import paths
+from laws._options import contract, holding, option, result, rows, venue
+from marginax.config import parse_config
+
+INDEX = 1_000.0
+# Expiries of a quarter of the horizon of one day, of nearly all of it, and of the hour that ends it.
+SHARES = {"quarter": 0.25, "most": 0.95, "whole": 1.0}
+CONTRACTS = (
+    contract("BTC-SPOT", "spot", "BTC"),
+    *(option(name, "call", "BTC", 1.0, share) for name, share in SHARES.items()),
+)
+
+
+@cache
+def answer(source: str) -> mx.Result:
+    """Calls of nearly no strike are forwards: worth the index of the hour at which they settle, less one."""
+    tables = venue(
+        CONTRACTS,
+        {"BTC-SPOT": INDEX, **dict.fromkeys(SHARES, (INDEX - 1, 0.5))},
+        {"BTC": INDEX},
+        history=[row for row in paths() if row["underlying"] == "BTC"],
+    )
+    accounts = {
+        "spot": {"BTC-SPOT": 1.0},
+        **{name: {name: 1.0} for name in SHARES},
+        **{f"{name} hedged": {name: 1.0, "BTC-SPOT": -1.0} for name in SHARES},
+    }
+    settings = {
+        "historical": {"scenarios": {"source": "historical"}},
+        "crash": {"scenarios": {"source": "historical", "grid": {"prices": [-0.9]}}},
+        "monte_carlo": {
+            "scenarios": {"source": "monte_carlo"},
+            "monte_carlo": {"draws": 16_384, "copula_freedom": 5.0},
+        },
+    }[source]
+    return result(holding(tables, accounts), mx.load_model(parse_config(settings, "test")))
+
+
+def variance(told: mx.Result, factor: str) -> float:
+    shocks = told.scenarios.shocks[:, told.scenarios.factors.index(factor)]
+    return float(told.scenarios.weights @ shocks**2)
+
+
+@pytest.mark.parametrize("source", ["historical", "monte_carlo"])
+def test_the_path_to_settlement_has_the_law_of_its_price_and_is_independent_of_it(source: str) -> None:
+    told = answer(source)
+    price, path = (told.scenarios.shocks[:, told.scenarios.factors.index(name)] for name in ("BTC", "settlement:BTC"))
+    together = told.scenarios.weights @ (price * path)
+    own, other = variance(told, "BTC"), variance(told, "settlement:BTC")
+    # A correlation of n independent days is 1 / sqrt(n) by chance, and history has 160 of them.
+    assert abs(together) < 3 / np.sqrt(160) * np.sqrt(own * other)
+    assert other == pytest.approx(own, rel=0.1)
+
+
+@pytest.mark.parametrize("source", ["historical", "monte_carlo"])
+def test_a_quarter_of_the_horizon_has_half_of_its_move(source: str) -> None:
+    margin = {name: row["initial_margin"] for name, row in rows(answer(source)).items()}
+    # Variances add up; tails of a sum of two moves are a little thinner than those of one.
+    assert margin["quarter"] == pytest.approx(margin["spot"] / 2, rel=0.15)
+    assert margin["quarter"] < margin["most"] < 1.02 * margin["spot"]
+
+
+@pytest.mark.parametrize("source", ["historical", "monte_carlo"])
+def test_what_has_settled_is_no_hedge(source: str) -> None:
+    margin = {name: row["initial_margin"] for name, row in rows(answer(source)).items()}
+    assert margin["quarter hedged"] == pytest.approx(np.sqrt(0.75) * margin["spot"], rel=0.2)
+    assert 0 < margin["most hedged"] < 0.4 * margin["spot"]
+    assert margin["whole hedged"] == pytest.approx(0, abs=1e-6 * INDEX)
+
+
+def test_on_a_grid_all_of_the_move_comes_before_the_settlement() -> None:
+    told = answer("crash")
+    assert told.scenarios.labels[-1] == "price -0.9, volatility +0"
+    worst = {name: row["worst_scenario"] for name, row in rows(told).items()}
+    assert worst["quarter"] == worst["spot"] == told.scenarios.labels[-1]
+    # All of it before the settlement: the call then hedges the spot it stands against.
+    assert worst["quarter hedged"] != told.scenarios.labels[-1]
+
+
+def test_expiries_beyond_the_horizon_need_no_path() -> None:
+    far = (contract("BTC-SPOT", "spot", "BTC"), option("far", "call", "BTC", INDEX, 1.5))
+    tables = venue(
+        far,
+        {"BTC-SPOT": INDEX, "far": (20.0, 0.5)},
+        {"BTC": INDEX},
+        history=[row for row in paths() if row["underlying"] == "BTC"],
+    )
+    told = result(holding(tables, {"a": {"far": 1.0}}), "expected_shortfall")
+    assert not any(name.startswith("settlement:") for name in told.scenarios.factors)
