@@ -99,7 +99,9 @@ def test_the_template_has_every_key_once_with_its_default_and_its_sentence() -> 
                 continue
             (line,) = [line for line in lines if line.removeprefix("# ").startswith(f"{key} = ")]
             assert line.endswith(f"  # {field.description}")
-        assert set(values[section]) == set(fields(model)) - BLOCKS - {key for key, field in model.model_fields.items() if field.default is None}
+        assert set(values[section]) == set(fields(model)) - BLOCKS - {
+            key for key, field in model.model_fields.items() if field.default is None
+        }
 
 
 def test_the_stress_of_the_template_may_be_uncommented() -> None:

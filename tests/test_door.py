@@ -163,7 +163,9 @@ def test_the_same_time_and_underlying_may_stand_once_for_each_factor() -> None:
 def test_an_option_needs_a_strike_and_an_expiry(option: str, column: str) -> None:
     whole = good("instruments").with_columns(kind=pl.lit(option))
     lacking = pl.when(pl.int_range(pl.len()) != 1).then(column).alias(column)
-    names(refused(whole.with_columns(lacking), "instruments"), "<instruments>", column, 2, f"a {option} has no {column}")
+    names(
+        refused(whole.with_columns(lacking), "instruments"), "<instruments>", column, 2, f"a {option} has no {column}"
+    )
 
 
 def test_instruments_that_contradict_themselves_are_refused() -> None:

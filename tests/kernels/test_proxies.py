@@ -221,7 +221,9 @@ def test_the_slope_of_filtered_scenarios_in_the_half_life_is_a_number(
         bars_per_day=1.0,
     )
     nothing = StressDraws((), np.zeros((0, len(NAMES))))
-    draws = SourceDraws(FillDraws(borrow(shocks), np.zeros(shocks.shape), np.arange(len(shocks))), HistoricalDraws(0), nothing)
+    draws = SourceDraws(
+        FillDraws(borrow(shocks), np.zeros(shocks.shape), np.arange(len(shocks))), HistoricalDraws(0), nothing
+    )
 
     slope = float(half_life_slope(jnp.asarray(11.2), factors, draws))
     step = 1e-4

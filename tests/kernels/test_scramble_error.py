@@ -36,10 +36,11 @@ def test_the_error_is_that_of_the_blocks_one_by_one(
         draws=draws,
     )
     # Each block's sum is rounded as a sum over the scenarios of excesses over the tail, and the answer is at most
-    # sqrt(2) x the root of `scrambles` of them, times Student's factor (12.7 / 1.96 for two blocks).
-    widened = stats.t.ppf(0.975, scrambles - 1) / stats.norm.ppf(0.975)
+    # sqrt(2) x the root of `scrambles` of them, times Student's factor, greatest where one draw stands beyond the edge.
+    # That factor comes from a table with an error of 5e-5.
+    widened = stats.t.ppf(0.975, 1 / (1 / (scrambles - 1) + 1)) / stats.norm.ppf(0.975)
     allowed = rounding(precision, SCENARIOS, 4 * float(np.abs(row).max()) / tail) * np.sqrt(2 * scrambles) * widened
-    assert abs(got - wanted) <= allowed
+    assert abs(got - wanted) <= allowed + 5e-5 * wanted
 
 
 @given(row=losses(), tail=st.sampled_from(TAILS), size=st.sampled_from([0.25, 4.0]))
@@ -126,5 +127,45 @@ def test_two_standard_errors_hold_the_true_value_in_95_of_100_sets(double: None)
     shortfall, error = (np.asarray(part) for part in each(np.array(rows), np.array(masses)))
     off = shortfall - truth
     assert 0.91 <= np.mean(np.abs(off) <= 2 * error) <= 0.985
-    # Student's factor for 16 blocks is 1.09; sampling noise of either root mean square is 4 %.
-    assert np.sqrt(np.mean(error**2) / np.mean(off**2)) == pytest.approx(1.09, abs=0.15)
+    # Student's factor for 16 blocks and some 20 draws is 1.16; sampling noise of either root mean square is 4 %.
+    assert np.sqrt(np.mean(error**2) / np.mean(off**2)) == pytest.approx(1.16, abs=0.15)
+
+
+def test_few_draws_beyond_the_edge_widen_the_error_as_few_blocks_do(double: None) -> None:
+    # Blocks of four, one of them with one loss of 1 and, of the other 63, all at 0: one draw stands behind the answer.
+    row = np.zeros(64)
+    row[5] = 1
+    mass = np.full(64, 1 / 64)
+    got = float(scramble_error(row, mass, tail=0.05, scrambles=16, draws=64))
+    # The block is off by 15 / 16 of 1 / 64 / 0.05 and each of the others by 1 / 16 of it the other way.
+    bare = np.sqrt(16 / 15 * (15**2 + 15) / 16**2) / 64 / 0.05
+    assert got == pytest.approx(bare * stats.t.ppf(0.975, 15 / 16) / stats.norm.ppf(0.975), rel=5e-5)
+    # Two draws of equal weight beyond the edge, in blocks of their own, know twice as much.
+    row[40] = 1
+    got = float(scramble_error(row, mass, tail=0.05, scrambles=16, draws=64))
+    bare = np.sqrt(16 / 15 * (2 * 14**2 + 14 * 2**2) / 16**2) / 64 / 0.05
+    assert got == pytest.approx(bare * stats.t.ppf(0.975, 1 / (1 / 15 + 1 / 2)) / stats.norm.ppf(0.975), rel=5e-5)
+
+
+def test_two_standard_errors_hold_the_true_value_where_few_draws_are_left_in_the_tail(double: None) -> None:
+    # A bought straddle on one t(5) factor loses most where it does not move: its tail of 0.0025 holds three draws. Its
+    # ES is known exactly, minus the mean of |x| below the edge q of that probability. Blocks alone held the true value
+    # in 82 % of these 300 sets; at 95 % the share has a standard error of 1.3 %, and three draws know their own error
+    # poorly enough to cost some more.
+    edge = stats.t.isf(0.49875, 5)
+    truth = -stats.t.expect(np.abs, (5,), lb=-edge, ub=edge) / 0.0025
+    rows, masses = [], []
+    for seed in range(300):
+        normals, scale, weights_now = copula_draws(1, draws=2_048, scrambles=16, seed=seed, freedom=5.0, stretch=3.0)
+        rows.append(-np.abs(normals[:, 0] * scale))
+        masses.append(weights_now)
+    each = jax.jit(
+        jax.vmap(
+            lambda row, mass: (
+                expected_shortfall(row, mass, tail=0.0025),
+                expected_shortfall_scramble_error(row, mass, tail=0.0025, scrambles=16, draws=2_048),
+            )
+        )
+    )
+    shortfall, error = (np.asarray(part) for part in each(np.array(rows), np.array(masses)))
+    assert 0.9 <= np.mean(np.abs(shortfall - truth) <= 2 * error) <= 0.985

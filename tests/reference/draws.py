@@ -70,7 +70,10 @@ def ewma_correlation(residuals: np.ndarray, *, half_life: float, shrinkage: floa
 def scramble_error(
     losses: np.ndarray, weights: np.ndarray, *, edge: float, shortfall: float, tail: float, scrambles: int, draws: int
 ) -> float:
-    """Standard error of expected shortfall from the differences between blocks, widened as Student would."""
+    """Standard error of expected shortfall from the differences between blocks, widened as Student would.
+
+    His degrees of freedom count the blocks and the draws beyond the edge, whichever are fewer.
+    """
     influence = np.maximum(losses[:draws] - edge, 0) / tail + edge - shortfall
     mean = np.average(influence, weights=weights[:draws])
     size = draws // scrambles
@@ -78,5 +81,9 @@ def scramble_error(
     for block in range(scrambles):
         rows = slice(block * size, (block + 1) * size)
         total += float(np.sum(weights[rows] * (influence[rows] - mean))) ** 2
-    widened = stats.t.ppf(0.975, scrambles - 1) / stats.norm.ppf(0.975)
+    beyond = weights[:draws][losses[:draws] > edge].astype(float)
+    if not beyond.any():
+        return 0.0
+    held = beyond.sum() ** 2 / np.sum(beyond**2)
+    widened = stats.t.ppf(0.975, 1 / (1 / (scrambles - 1) + 1 / held)) / stats.norm.ppf(0.975)
     return float(widened * np.sqrt(scrambles / (scrambles - 1) * total))

@@ -4,6 +4,7 @@ Conventions: `tables` are frames as a user writes them (instruments, quotes, und
 index prices are in account currency, marks in quote currency. A contract's P&L in a scenario is its value there
 less its value now; collateral is revalued in the same scenario, after unrealised P&L has been booked to it.
 Scenarios run along arrays. A factor that the scenarios do not name stays still; a basis never falls below -99 %.
+Options are priced one scenario at a time (`reference.options`), from the forward and volatility that the tables state.
 """
 
 from collections.abc import Mapping
@@ -14,9 +15,11 @@ import numpy as np
 import polars as pl
 
 from marginax import ScenarioSet
+from reference import options as option
 from reference.tail import exceedance_probability, expected_shortfall, first_worst, value_at_risk
 
 LEAST_BASIS = -0.99
+OPTIONS = ("call", "put")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class AccountMargin:
 
 @dataclass(frozen=True)
 class World:
-    """Prices now and in every scenario. `levels` are the price levels that a relative basis moves, by underlying."""
+    """Prices now and in every scenario. `levels` are the price levels that a relative basis moves, by underlying.
+
+    `priced` and `expiry_basis` are of the options: what each is priced with, and the basis factor of its forward.
+    """
 
     prices: Mapping[str, float]
     marks: Mapping[str, float]
@@ -51,6 +57,9 @@ class World:
     shocks: Mapping[str, np.ndarray]
     weights: np.ndarray
     labels: tuple[str, ...]
+    priced: Mapping[str, option.Priced]
+    expiry_basis: Mapping[str, str]
+    conventions: option.Conventions | None
 
     def shock(self, factor: str) -> np.ndarray:
         """A factor's shock in every scenario; zero for one that is not named."""
@@ -67,6 +76,8 @@ class World:
         Shocks move prices in account currency: a mark rises where the currency it is quoted in falls.
         """
         quote, underlying = terms["quote"], terms["underlying"]
+        if terms["kind"] in OPTIONS:
+            return np.array([self.option_mark(terms, k) for k in range(len(self.weights))])
         now = self.marks[terms["instrument_id"]] * self.prices.get(quote, 1.0)
         rate = self.price(quote) if quote in self.prices else 1.0
         basis = np.maximum(self.shock(f"basis:{terms['instrument_id']}"), LEAST_BASIS)
@@ -74,6 +85,22 @@ class World:
             level = self.levels.get(underlying, self.prices[underlying])
             return (now + self.shock(underlying) + basis * level) / rate
         return now * np.exp(self.shock(underlying)) * (1 + basis) / rate
+
+    def option_mark(self, terms: Mapping[str, Any], scenario: int) -> float:
+        """The mark of an option in one scenario."""
+        assert self.conventions is not None
+        name, quote, underlying = terms["instrument_id"], terms["quote"], terms["underlying"]
+        moves = option.Moves(
+            price=float(self.shock(underlying)[scenario]),
+            basis=float(self.shock(self.expiry_basis[name])[scenario]),
+            volatility=float(self.shock(f"implied_vol:{underlying}")[scenario]),
+            index=self.prices[underlying],
+            quote=self.prices[quote],
+            quote_then=float(self.price(quote)[scenario]),
+            absolute=underlying in self.absolute,
+            level=self.levels.get(underlying, self.prices[underlying]),
+        )
+        return option.mark_then(terms, self.marks[name], self.priced[name], moves, self.conventions)
 
 
 def margin(
@@ -85,19 +112,29 @@ def margin(
     haircuts: Mapping[str, float] | None = None,
     levels: Mapping[str, float] | None = None,
     currency: str = "USD",
+    conventions: option.Conventions | None = None,
 ) -> dict[str, AccountMargin]:
-    """The margin of every account that any of the tables positions and balances names."""
+    """The margin of every account that any of the tables positions and balances names.
+
+    `conventions` is needed where there are options, and their quotes then state a volatility each, the table
+    `forwards` a forward and a discount for each of their expiries.
+    """
+    terms = {row["instrument_id"]: row for row in tables["instruments"].iter_rows(named=True)}
     underlyings = list(tables["underlyings"].iter_rows(named=True))
+    prices = {row["underlying"]: row["index_price"] for row in underlyings} | {currency: 1.0}
+    options = [row for row in terms.values() if row["kind"] in OPTIONS]
     world = World(
-        prices={row["underlying"]: row["index_price"] for row in underlyings} | {currency: 1.0},
+        prices=prices,
         marks={row["instrument_id"]: row["mark_price"] for row in tables["quotes"].iter_rows(named=True)},
         absolute=frozenset(row["underlying"] for row in underlyings if row.get("shock") == "absolute"),
         levels=levels or {},
         shocks=dict(zip(scenarios.factors, scenarios.shocks.T, strict=True)),
         weights=scenarios.weights,
         labels=scenarios.labels,
+        priced=stated(options, tables, prices) if options else {},
+        expiry_basis={row["instrument_id"]: basis_of_expiry(row, list(terms.values())) for row in options},
+        conventions=conventions,
     )
-    terms = {row["instrument_id"]: row for row in tables["instruments"].iter_rows(named=True)}
     positions = list(tables["positions"].iter_rows(named=True))
     balances = list(tables["balances"].iter_rows(named=True))
     return {
@@ -143,10 +180,10 @@ def account_margin(
     contracts = {name: quantity for name, quantity in contracts.items() if quantity != 0}
     money = {asset: amount for asset, amount in money.items() if amount != 0}
 
-    # 2. What that is worth now. A future is worth nothing beyond its unrealised P&L; spot is worth its whole value.
+    # 2. What that is worth now. A future is worth nothing beyond its unrealised P&L; what is owned, its whole value.
     equity = sum(amount * world.prices[asset] for asset, amount in money.items())
     for name, quantity in contracts.items():
-        if terms[name]["kind"] == "spot":
+        if owned(terms[name]):
             value = quantity * terms[name]["multiplier"] * world.marks[name]
             equity += value * world.prices[settlement_asset(terms[name])]
 
@@ -195,20 +232,58 @@ def settlement_asset(terms: Mapping[str, Any]) -> str:
     return str(terms["underlying"] if terms["settlement"] == "inverse" else terms["quote"])
 
 
+def owned(terms: Mapping[str, Any]) -> bool:
+    """Whether a contract is worth its whole price: spot, and an option whose premium is paid upfront (the usual)."""
+    upfront = terms["kind"] in OPTIONS and terms.get("premium") in (None, "upfront")
+    return terms["kind"] == "spot" or upfront
+
+
 def unrealised(position: Mapping[str, Any], terms: Mapping[str, Any], mark: float) -> float:
-    """P&L since the entry price, in units of the settlement asset; none for spot, or where no entry is given."""
+    """P&L since the entry price, in the settlement asset; none for what is owned, or where no entry is given."""
     entry = position.get("entry_price")
-    if terms["kind"] == "spot" or entry is None:
+    if owned(terms) or entry is None:
         return 0.0
     size = position["quantity"] * terms["multiplier"]
-    return size * (1 / entry - 1 / mark) if terms["settlement"] == "inverse" else size * (mark - entry)
+    return size * (1 / entry - 1 / mark) if inverts(terms) else size * (mark - entry)
+
+
+def inverts(terms: Mapping[str, Any]) -> bool:
+    """Whether P&L is in inverse prices: an inverse future or perpetual. An option in coins is quoted in coins."""
+    return bool(terms["settlement"] == "inverse" and terms["kind"] not in OPTIONS)
 
 
 def unit_gain(terms: Mapping[str, Any], world: World) -> np.ndarray:
     """P&L of one contract in every scenario, in account currency."""
     asset = settlement_asset(terms)
     now, then = world.marks[terms["instrument_id"]], world.mark(terms)
-    if terms["kind"] == "spot":
+    if owned(terms):
         return terms["multiplier"] * (then * world.price(asset) - now * world.prices[asset])
-    paid = 1 / now - 1 / then if terms["settlement"] == "inverse" else then - now
+    paid = 1 / now - 1 / then if inverts(terms) else then - now
     return terms["multiplier"] * paid * world.price(asset)
+
+
+def stated(
+    options: list[dict[str, Any]], tables: Mapping[str, pl.DataFrame], prices: Mapping[str, float]
+) -> dict[str, option.Priced]:
+    """What each option is priced with: the table's forward, in its own currency, the discount, and its volatility."""
+    forwards = {(row["underlying"], row["expiry"]): row for row in tables["forwards"].iter_rows(named=True)}
+    volatility = {row["instrument_id"]: row["implied_vol"] for row in tables["quotes"].iter_rows(named=True)}
+    priced = {}
+    for terms in options:
+        row = forwards[terms["underlying"], terms["expiry"]]
+        name, forward = terms["instrument_id"], row["forward"] / prices[terms["quote"]]
+        priced[name] = option.Priced(forward, row["discount"], volatility[name])
+    return priced
+
+
+def basis_of_expiry(terms: Mapping[str, Any], listed: list[dict[str, Any]]) -> str:
+    """The basis factor of an option's forward: that of the future it expires with, or of the expiry itself."""
+    futures = [
+        row
+        for row in listed
+        if row["kind"] == "future" and row["underlying"] == terms["underlying"] and row["expiry"] == terms["expiry"]
+    ]
+    futures.sort(key=lambda row: (row["quote"] != terms["quote"], row["instrument_id"]))
+    if futures:
+        return f"basis:{futures[0]['instrument_id']}"
+    return f"basis:{terms['underlying']}:{terms['expiry']:%Y-%m-%dT%H:%M}"
