@@ -1,20 +1,28 @@
-"""`python -m benchmarks`: run them all, print the records as JSON and keep them in benchmarks/results/."""
+"""`python -m benchmarks [NAME ...]`: run them, all if none is named, and keep the records in benchmarks/results/.
 
-import json
+Each runs in a process of its own, so that none measures the memory or the threads of another.
+"""
+
+import subprocess
+import sys
 from pathlib import Path
 
-from benchmarks import commands, margin_pass, monte_carlo, revaluation
+NAMES = ("margin_pass", "revaluation", "monte_carlo", "commands")
 
 
 def main() -> None:
-    """Run every benchmark."""
+    """Run the benchmarks that the command line names."""
+    chosen = sys.argv[1:] or NAMES
+    unknown = [name for name in chosen if name not in NAMES]
+    if unknown:
+        sys.exit(f"no benchmark is called {unknown[0]}; there are {', '.join(NAMES)}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    for benchmark in (margin_pass, revaluation, monte_carlo, commands):
-        record = benchmark.run()
-        text = json.dumps(record, indent=2)
-        print(text)
-        (folder / f"{record['benchmark']}.json").write_text(text + "\n")
+    for name in chosen:
+        program = f"import json; from benchmarks import {name}; print(json.dumps({name}.run(), indent=2))"
+        record = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True).stdout
+        print(record, end="")
+        (folder / f"{name}.json").write_text(record)
 
 
 main()

@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 
 import marginax as mx
-from marginax.chains import contradicted_forwards, market_chains
+from marginax.chains import market_chains
+from marginax.expiries import contradicted_forwards
 from marginax.option_table import option_table
 from marginax.smiles import calendar_violations
 

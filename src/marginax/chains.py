@@ -1,9 +1,7 @@
-"""What the options of a market are priced with: the forward and discount of every expiry, the volatility of every
-option.
+"""What the options of a market are priced with: the volatility of each, and the forward of its expiry.
 
-Forwards are in the options' quote currency. A forward is the table's where it has one, else that of put-call parity of
-the marks, else index x exp(rate x years). A volatility is the quote's, else the one that the mark implies, else the
-expiry's smile at the strike, else that of the nearest expiry; where none of these is known there is none, never zero.
+A volatility is the quote's, else the one that the mark implies, else the expiry's smile at the strike, else that of the
+nearest expiry; where none of these is known there is none, never zero.
 """
 
 from dataclasses import dataclass, replace
@@ -12,13 +10,11 @@ from functools import cache
 
 import jax
 import numpy as np
-import polars as pl
-from jaxtyping import Array, Bool, Float64, Int64
+from jaxtyping import Array, Float64, Int64
 
-from marginax.basis import YEAR
-from marginax.instruments import OWNED, Instruments
+from marginax.expiries import Expiries, market_expiries, quoted_options
+from marginax.instruments import Instruments
 from marginax.market import LARGEST_VOLATILITY, Market
-from marginax.parity import Premium, parity_forward
 from marginax.smiles import Smile, fit_smile
 from marginax_kernels import effective_years, implied_deviation
 
@@ -28,43 +24,10 @@ from marginax_kernels import effective_years, implied_deviation
 LEAST_TIME_VALUE = 2e-4
 
 
-class ForwardSource(IntEnum):
-    """Where the forward of an expiry comes from."""
-
-    TABLE, PARITY, INDEX = range(3)
-
-
 class VolatilitySource(IntEnum):
     """Where the volatility of an option comes from."""
 
     QUOTE, MARK, SMILE, OTHER_EXPIRY, NONE = range(5)
-
-
-@dataclass(frozen=True)
-class Expiries:
-    """Options that share underlying, expiry, quote currency, settlement and premium; all arrays of shape `expiries`.
-
-    `forward` is in quote currency; `discount` is 1 where nothing is paid before expiry; `parity` is the forward of
-    put-call parity (NaN without a pair of marks) and `spread` the relative scatter of the strikes' forwards around it.
-    `normal` says that the underlying is shocked absolutely and its options are priced by Bachelier's formula.
-    """
-
-    underlying: np.ndarray
-    expiry: np.ndarray
-    quote: np.ndarray
-    coin_settled: Bool[np.ndarray, " expiries"]
-    upfront: Bool[np.ndarray, " expiries"]
-    normal: Bool[np.ndarray, " expiries"]
-    years: Float64[np.ndarray, " expiries"]
-    forward: Float64[np.ndarray, " expiries"]
-    discount: Float64[np.ndarray, " expiries"]
-    source: Int64[np.ndarray, " expiries"]
-    parity: Float64[np.ndarray, " expiries"]
-    spread: Float64[np.ndarray, " expiries"]
-    time: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.underlying)
 
 
 @dataclass(frozen=True)
@@ -95,136 +58,20 @@ class Chains:
 def market_chains(instruments: Instruments, market: Market, *, window: float = 0.0) -> Chains:
     """The chains of all options that have a quote and an underlying; settlement averages the last `window` years."""
     stated = dict(market.quotes.select("instrument_id", "implied_vol").iter_rows())
-    chosen, mark = _quoted(instruments, market)
+    chosen, mark = quoted_options(instruments, market)
     quoted = np.array([stated[instruments.ids[k]] for k in chosen], float)
     expiries, group = market_expiries(instruments, market, chosen, mark)
     with jax.enable_x64(True):
         years = np.asarray(effective_years(expiries.years, window))[group]
-    volatility, source = _from_marks(instruments, chosen, expiries, group, mark, years)
-    volatility = np.where(np.isnan(quoted), volatility, quoted)
-    source = np.where(np.isnan(quoted), source, VolatilitySource.QUOTE)
+    volatility, source = quoted.copy(), np.full(len(chosen), int(VolatilitySource.QUOTE))
+    missing = np.flatnonzero(np.isnan(quoted))
+    if len(missing):
+        volatility[missing], source[missing] = _from_marks(
+            instruments, chosen[missing], expiries, group[missing], mark[missing], years[missing]
+        )
     strike = instruments.strike[chosen]
     moneyness = _moneyness(strike, expiries.forward[group], expiries.normal[group])
-    return _filled(Chains(chosen, group, moneyness, volatility, source.astype(np.int64), expiries))
-
-
-def market_expiries(
-    instruments: Instruments, market: Market, chosen: np.ndarray, mark: np.ndarray
-) -> tuple[Expiries, Int64[np.ndarray, " options"]]:
-    """The expiries of the chosen options (instrument numbers, with their marks), and the row of each option."""
-    as_of = np.datetime64(market.as_of.replace(tzinfo=None), "us")
-    prices = _prices(market)
-    table = market.underlyings
-    rates = dict(table.select("underlying", pl.col("rate").fill_null(0.0)).iter_rows())
-    absolute = set(table.filter(pl.col("shock") == "absolute")["underlying"])
-    given = {
-        (row["underlying"], row["expiry"].replace(tzinfo=None)): row for row in market.forwards.iter_rows(named=True)
-    }
-    keys = pl.DataFrame(
-        {
-            "underlying": pl.Series(instruments.underlying[chosen], dtype=pl.String),
-            "expiry": pl.Series(instruments.expiry[chosen], dtype=pl.Datetime("us")),
-            "quote": pl.Series(instruments.quote[chosen], dtype=pl.String),
-            "coin": instruments.coin_settled[chosen],
-            "upfront": instruments.style[chosen] == OWNED,
-        }
-    )
-    groups = keys.unique(maintain_order=True)
-    group = keys.join(groups.with_row_index("row"), on=keys.columns, how="left", maintain_order="left")["row"]
-    rows = group.to_numpy().astype(np.int64)
-    figures: dict[str, list[float]] = {name: [] for name in ("forward", "discount", "source", "parity", "spread")}
-    times = []
-    years = ((groups["expiry"].to_numpy() - as_of) / YEAR).astype(float)
-    call = instruments.kind[chosen] == "call"
-    for k, one in enumerate(groups.iter_rows(named=True)):
-        row = given.get((one["underlying"], one["expiry"]))
-        rate = rates[one["underlying"]]
-        index = prices[one["underlying"]] / prices[one["quote"]]
-        discount = None if row is None else row["discount"]
-        if discount is None and rate:
-            discount = float(np.exp(-rate * years[k]))
-        mine = rows == k
-        pairs = _pairs(instruments.strike[chosen][mine], mark[mine], call[mine])
-        style: Premium = "coin" if one["coin"] else "upfront" if one["upfront"] else "futures_style"
-        parity = parity_forward(*pairs, premium=style, index=index, discount=discount)
-        if row is not None:
-            forward, source = row["forward"] / prices[one["quote"]], ForwardSource.TABLE
-        elif np.isfinite(parity.forward) and (parity.forward > 0 or one["underlying"] in absolute):
-            forward, source, discount = parity.forward, ForwardSource.PARITY, parity.discount
-        else:
-            forward, source = index * float(np.exp(rate * years[k])), ForwardSource.INDEX
-        if one["coin"] or not one["upfront"] or discount is None:
-            discount = 1.0
-        for name, figure in zip(figures, (forward, discount, source, parity.forward, parity.spread), strict=True):
-            figures[name].append(float(figure))
-        times.append(None if row is None else row["time"])
-    found = {name: np.array(values, float) for name, values in figures.items()}
-    return Expiries(
-        underlying=groups["underlying"].to_numpy(),
-        expiry=groups["expiry"].to_numpy(),
-        quote=groups["quote"].to_numpy(),
-        coin_settled=groups["coin"].to_numpy(),
-        upfront=groups["upfront"].to_numpy(),
-        normal=np.array([name in absolute for name in groups["underlying"]], bool),
-        years=years,
-        forward=found["forward"],
-        discount=found["discount"],
-        source=found["source"].astype(np.int64),
-        parity=found["parity"],
-        spread=found["spread"],
-        time=np.array(times, object),
-    ), rows
-
-
-def contradicted_forwards(instruments: Instruments, market: Market, *, bound: float) -> pl.DataFrame:
-    """Rows of the table `forwards` that put-call parity of the marks contradicts: underlying, expiry, parity.
-
-    `bound` is relative; the scatter of the strikes' own forwards is allowed on top. `parity` is in account currency.
-    """
-    schema: dict[str, pl.DataType] = {
-        "underlying": pl.String(),
-        "expiry": pl.Datetime("us", "UTC"),
-        "parity": pl.Float64(),
-    }
-    if market.forwards.is_empty():
-        return pl.DataFrame(schema=schema)
-    expiries, _ = market_expiries(instruments, market, *_quoted(instruments, market))
-    prices, size = _prices(market), np.maximum(np.abs(expiries.forward), np.abs(expiries.parity))
-    far = np.abs(expiries.forward - expiries.parity) > (bound + np.nan_to_num(expiries.spread)) * size
-    found = np.flatnonzero(far & (expiries.source == ForwardSource.TABLE))
-    rows = pl.DataFrame(
-        {
-            "underlying": pl.Series(expiries.underlying[found], dtype=pl.String),
-            "expiry": pl.Series(expiries.expiry[found].astype("datetime64[us]")).dt.replace_time_zone("UTC"),
-            "parity": [expiries.parity[k] * prices[expiries.quote[k]] for k in found],
-        },
-        schema_overrides=schema,
-    )
-    return rows.unique(["underlying", "expiry"], keep="first", maintain_order=True)
-
-
-def _quoted(instruments: Instruments, market: Market) -> tuple[Int64[np.ndarray, " options"], np.ndarray]:
-    """Numbers and marks of the options that have a quote, an underlying and a quote currency with a price."""
-    marks = dict(market.quotes.select("instrument_id", "mark_price").iter_rows())
-    prices = _prices(market)
-    known = [
-        int(k)
-        for k in np.flatnonzero(instruments.is_option)
-        if instruments.ids[k] in marks and instruments.underlying[k] in prices and instruments.quote[k] in prices
-    ]
-    return np.array(known, np.int64), np.array([marks[instruments.ids[k]] for k in known], float)
-
-
-def _prices(market: Market) -> dict[str, float]:
-    """The price of every underlying and of the account currency."""
-    return {**dict(market.underlyings.select("underlying", "index_price").iter_rows()), market.currency: 1.0}
-
-
-def _pairs(strike: np.ndarray, mark: np.ndarray, call: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Strikes at which both a call and a put have a mark, and the two marks."""
-    calls, puts = dict(zip(strike[call], mark[call], strict=True)), dict(zip(strike[~call], mark[~call], strict=True))
-    both = np.array(sorted(calls.keys() & puts.keys()), float)
-    return both, np.array([calls[k] for k in both]), np.array([puts[k] for k in both])
+    return _filled(Chains(chosen, group, moneyness, volatility, source, expiries))
 
 
 def _from_marks(

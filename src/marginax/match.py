@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Bool
 
 from marginax.book import Book, assemble
-from marginax.chains import contradicted_forwards
+from marginax.expiries import contradicted_forwards
 from marginax.instruments import OPTIONS, number_instruments, settlement_asset
 from marginax.market import LARGEST_VOLATILITY, Market
 from marginax.sections import Options

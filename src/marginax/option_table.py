@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import polars as pl
 
-from marginax.chains import Chains, ForwardSource, VolatilitySource
+from marginax.chains import Chains, VolatilitySource
+from marginax.expiries import ForwardSource
 from marginax.instruments import Instruments
 from marginax.market import Market
 from marginax_kernels import effective_years, option_greeks

@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from marginax.chains import ForwardSource, VolatilitySource
+from marginax.chains import VolatilitySource
 from marginax.config import Config
 from marginax.engine.figures import Figures, finite, margins_table, uncovered_loss
+from marginax.expiries import ForwardSource
 from marginax.exposures import Exposures
 from marginax.match import Matched
 from marginax.models.protocol import Parts
