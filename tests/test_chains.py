@@ -186,7 +186,7 @@ def test_a_chain_of_one_strike_is_flat() -> None:
 def test_an_expiry_without_volatilities_takes_the_nearest_and_says_so() -> None:
     near, middle, far = (chain("F", days=days, strikes=(50_600.0,)) for days in (30, 60, 300))
     made = {
-        **{row["instrument_id"]: (2_000.0, 0.7) for row in near},
+        **{row["instrument_id"]: (3_750.0, 0.7) for row in near},
         **{row["instrument_id"]: (0.0, None) for row in middle},
         **{row["instrument_id"]: (9_000.0, 0.5) for row in far},
     }

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import marginax as mx
+from laws._books import scenario_set
 from laws._history import paths
-from laws._options import contract, holding, option, result, rows, venue
+from laws._options import contract, given, holding, option, result, rows, venue
 from marginax.config import parse_config
 
 INDEX = 1_000.0
@@ -32,6 +33,7 @@ def answer(source: str) -> mx.Result:
         "spot": {"BTC-SPOT": 1.0},
         **{name: {name: 1.0} for name in SHARES},
         **{f"{name} hedged": {name: 1.0, "BTC-SPOT": -1.0} for name in SHARES},
+        "calendar": {"quarter": 1.0, "most": -1.0},
     }
     settings = {
         "historical": {"scenarios": {"source": "historical"}},
@@ -44,20 +46,17 @@ def answer(source: str) -> mx.Result:
     return result(holding(tables, accounts), mx.load_model(parse_config(settings, "test")))
 
 
-def variance(told: mx.Result, factor: str) -> float:
-    shocks = told.scenarios.shocks[:, told.scenarios.factors.index(factor)]
-    return float(told.scenarios.weights @ shocks**2)
-
-
 @pytest.mark.parametrize("source", ["historical", "monte_carlo"])
-def test_the_path_to_settlement_has_the_law_of_its_price_and_is_independent_of_it(source: str) -> None:
+def test_paths_to_settlements_have_the_law_of_their_price_and_are_independent(source: str) -> None:
     told = answer(source)
-    price, path = (told.scenarios.shocks[:, told.scenarios.factors.index(name)] for name in ("BTC", "settlement:BTC"))
-    together = told.scenarios.weights @ (price * path)
-    own, other = variance(told, "BTC"), variance(told, "settlement:BTC")
+    names = ["BTC", *(name for name in told.scenarios.factors if name.startswith("settlement:BTC:"))]
+    assert len(names) == 1 + len(SHARES)
+    moves = told.scenarios.shocks[:, [told.scenarios.factors.index(name) for name in names]]
+    covariance = (moves.T * told.scenarios.weights) @ moves
+    size = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(size**2, size[0] ** 2, rtol=0.1)
     # A correlation of n independent days is 1 / sqrt(n) by chance, and history has 160 of them.
-    assert abs(together) < 3 / np.sqrt(160) * np.sqrt(own * other)
-    assert other == pytest.approx(own, rel=0.1)
+    assert (np.abs(covariance / np.outer(size, size) - np.eye(len(names))) < 3.5 / np.sqrt(160)).all()
 
 
 @pytest.mark.parametrize("source", ["historical", "monte_carlo"])
@@ -74,6 +73,38 @@ def test_what_has_settled_is_no_hedge(source: str) -> None:
     assert margin["quarter hedged"] == pytest.approx(np.sqrt(0.75) * margin["spot"], rel=0.2)
     assert 0 < margin["most hedged"] < 0.4 * margin["spot"]
     assert margin["whole hedged"] == pytest.approx(0, abs=1e-6 * INDEX)
+
+
+@pytest.mark.parametrize("source", ["historical", "monte_carlo"])
+def test_what_settles_later_hedges_what_settled_before_but_for_the_hours_between(source: str) -> None:
+    """Long one hour's index and short another's is the move between them: 0.7 of the horizon."""
+    margin = {name: row["initial_margin"] for name, row in rows(answer(source)).items()}
+    assert margin["calendar"] == pytest.approx(np.sqrt(0.7) * margin["spot"], rel=0.2)
+
+
+def test_scenarios_without_a_path_do_not_depend_on_what_was_asked_before() -> None:
+    """A set of one's own that names no path, before and after one that does; and one that holds its own answer."""
+    tables = holding(
+        venue(CONTRACTS, {"BTC-SPOT": INDEX, **dict.fromkeys(SHARES, (INDEX - 1, 0.5))}, {"BTC": INDEX}),
+        {"hedged": {"quarter": 1.0, "BTC-SPOT": -1.0}},
+    )
+    plain = scenario_set(("BTC",), [[-0.5], [0.5]])
+    pathed = answer("crash").scenarios
+
+    def owed(scenarios: mx.ScenarioSet) -> float:
+        return rows(result(tables, given(scenarios, horizon=1.0)))["hedged"]["initial_margin"]
+
+    first = owed(plain)
+    # All of a move comes before the settlement, so that the call hedges the coin but for its strike of one.
+    assert first == pytest.approx(0, abs=1e-6 * INDEX)
+    assert owed(pathed) > 1
+    assert owed(plain) == first
+    again = result(
+        holding(tables, {"quarter hedged": {"quarter": 1.0, "BTC-SPOT": -1.0}}), given(pathed, tail=0.01, horizon=1.0)
+    )
+    assert rows(again)["quarter hedged"]["initial_margin"] == pytest.approx(
+        rows(answer("crash"))["quarter hedged"]["initial_margin"], rel=1e-6
+    )
 
 
 def test_on_a_grid_all_of_the_move_comes_before_the_settlement() -> None:

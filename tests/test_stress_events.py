@@ -32,7 +32,7 @@ BOOKS = {
     "oil": {"OIL-FUT": 1.0},
     "proxied": {"NEW-SPOT": 100.0},
 }
-EVENT = {"name": "everything falls", "moves": {"BTC": -0.3}, "others": -0.5, "volatility": 1.0}
+EVENT = {"name": "everything falls", "moves": {"BTC": -0.3}, "volatility": 1.0}
 UP = {"name": "oil comes back", "moves": {"OIL": 30.0, "ETH": 0.5}, "others": 0.1}
 STORM = {"name": "the storm", "from": DAYS[40].date(), "to": DAYS[42].date()}
 GRID = {"prices": [-0.2, 0.0, 0.25], "volatilities": [-0.5, 1.0]}
@@ -95,7 +95,7 @@ def shocks(label: str) -> dict[str, float]:
     return dict(zip(told.factors, told.shocks[told.labels.index(label)].tolist(), strict=True))
 
 
-def test_an_event_moves_what_it_names_what_follows_that_and_the_others() -> None:
+def test_an_event_moves_what_it_names_and_what_follows_that() -> None:
     """BTC by -30 %; what follows it by beta times its logarithm: ETH as BTC does, NEW by 1.2, USDT by 0.05, oil by the
     same share of its price level."""
     told, fall = shocks("everything falls"), np.log(0.7)
@@ -112,8 +112,8 @@ def level() -> float:
     return max(LEVEL, float(history.abs().median() or 0))
 
 
-def test_what_follows_nothing_that_is_named_moves_with_the_others() -> None:
-    """Oil by 30 dollars, ETH by +50 %; BTC follows nobody: +10 %, and so do the coins that follow it."""
+def test_what_is_not_named_moves_with_the_others_where_their_move_is_stated() -> None:
+    """Oil by 30 dollars, ETH by +50 %; everything else by +10 %, whatever it follows."""
     told = shocks("oil comes back")
     assert told["OIL"] == pytest.approx(30.0)
     assert told["ETH"] == pytest.approx(np.log(1.5))

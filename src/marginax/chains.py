@@ -9,19 +9,24 @@ from enum import IntEnum
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float64, Int64
+from jaxtyping import Array, Bool, Float64, Int64
 
 from marginax.expiries import Expiries, market_expiries, quoted_options
 from marginax.instruments import Instruments
 from marginax.market import LARGEST_VOLATILITY, Market
 from marginax.smiles import Smile, fit_smile
-from marginax_kernels import effective_years, implied_deviation
+from marginax_kernels import bachelier, black76, effective_years, implied_deviation
 
 # A mark tells a volatility only where its time value is worth reading: 1e-4 of the forward is one tick of a
 # coin-settled option. Below it the mark's own rounding decides, and a shock that brings the strike near would magnify
 # it.
 LEAST_TIME_VALUE = 2e-4
+# A mark and a quoted volatility contradict each other where they differ by more than these shares of the forward and of
+# the larger time value: five times the largest difference among 42,168 quotes of a real chain, whose forward and marks
+# are moments apart (docs/examples/deribit_options.md).
+LEAST_GAP, GAP_OF_TIME_VALUE = 0.005, 0.25
 
 
 class VolatilitySource(IntEnum):
@@ -35,7 +40,8 @@ class Chains:
     """The options with a quote, and what each is priced with.
 
     `instrument` is its number, `expiry` its row of `expiries`, `moneyness` log(strike / forward) (strike - forward
-    where the underlying is shocked absolutely), `volatility` NaN where none is known.
+    where the underlying is shocked absolutely), `volatility` NaN where none is known; `contradicted` says that the
+    mark is far from what a quoted volatility makes it.
     """
 
     instrument: Int64[np.ndarray, " options"]
@@ -43,6 +49,7 @@ class Chains:
     moneyness: Float64[np.ndarray, " options"]
     volatility: Float64[np.ndarray, " options"]
     source: Int64[np.ndarray, " options"]
+    contradicted: Bool[np.ndarray, " options"]
     expiries: Expiries
 
     def smile(self, expiry: int) -> Smile | None:
@@ -61,42 +68,66 @@ def market_chains(instruments: Instruments, market: Market, *, window: float = 0
     chosen, mark = quoted_options(instruments, market)
     quoted = np.array([stated[instruments.ids[k]] for k in chosen], float)
     expiries, group = market_expiries(instruments, market, chosen, mark)
+    forward, strike, normal = expiries.forward[group], instruments.strike[chosen], expiries.normal[group]
+    worth = np.where(expiries.coin_settled[group], mark * forward, mark / expiries.discount[group])
     with jax.enable_x64(True):
         years = np.asarray(effective_years(expiries.years, window))[group]
-    volatility, source = quoted.copy(), np.full(len(chosen), int(VolatilitySource.QUOTE))
-    missing = np.flatnonzero(np.isnan(quoted))
-    if len(missing):
-        volatility[missing], source[missing] = _from_marks(
-            instruments, chosen[missing], expiries, group[missing], mark[missing], years[missing]
-        )
-    strike = instruments.strike[chosen]
-    moneyness = _moneyness(strike, expiries.forward[group], expiries.normal[group])
-    return _filled(Chains(chosen, group, moneyness, volatility, source, expiries))
+        told = _Marks(worth, forward, strike, instruments.kind[chosen] == "call", normal, years)
+        contradicted = told.contradict(quoted)
+        implied = told.volatilities()
+    own = np.isfinite(quoted)
+    volatility = np.where(own, quoted, implied)
+    source = np.where(own, VolatilitySource.QUOTE, VolatilitySource.MARK)
+    source = np.where(np.isfinite(volatility), source, VolatilitySource.NONE).astype(np.int64)
+    return _filled(
+        Chains(chosen, group, _moneyness(strike, forward, normal), volatility, source, contradicted, expiries)
+    )
 
 
-def _from_marks(
-    instruments: Instruments,
-    chosen: np.ndarray,
-    expiries: Expiries,
-    group: np.ndarray,
-    mark: np.ndarray,
-    years: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The volatility that each mark implies; NaN where its time value is too small to read, or breaks its bounds."""
-    forward, strike = expiries.forward[group], instruments.strike[chosen]
-    call = instruments.kind[chosen] == "call"
-    normal = expiries.normal[group]
-    coin = expiries.coin_settled[group]
-    value = np.where(coin, mark * forward, mark / expiries.discount[group])
-    intrinsic = np.maximum(np.where(call, forward - strike, strike - forward), 0)
-    readable = (value - intrinsic > LEAST_TIME_VALUE * np.abs(forward)) & (years > 0)
-    found = np.full(len(chosen), np.nan)
-    if readable.any():
-        with jax.enable_x64(True):
-            deviation = np.asarray(_deviations(value, forward, strike, call, normal))
-        found[readable] = deviation[readable] / np.sqrt(years[readable])
-    usable = (found > 0) & (normal | (found <= LARGEST_VOLATILITY))
-    return np.where(usable, found, np.nan), np.where(usable, VolatilitySource.MARK, VolatilitySource.NONE)
+@dataclass(frozen=True)
+class _Marks:
+    """What options are worth at expiry by their marks, in quote currency, and what they are; arrays over options."""
+
+    worth: np.ndarray
+    forward: np.ndarray
+    strike: np.ndarray
+    call: np.ndarray
+    normal: np.ndarray
+    years: np.ndarray
+
+    @property
+    def intrinsic(self) -> np.ndarray:
+        return np.maximum(np.where(self.call, self.forward - self.strike, self.strike - self.forward), 0)
+
+    def volatilities(self) -> np.ndarray:
+        """What each mark implies; NaN where its time value is too small to read, or breaks its bounds."""
+        readable = (self.worth - self.intrinsic > LEAST_TIME_VALUE * np.abs(self.forward)) & (self.years > 0)
+        found = np.full(len(self.worth), np.nan)
+        if readable.any():
+            deviation = np.asarray(_deviations(self.worth, self.forward, self.strike, self.call, self.normal))
+            found[readable] = deviation[readable] / np.sqrt(self.years[readable])
+        usable = (found > 0) & (self.normal | (found <= LARGEST_VOLATILITY))
+        return np.where(usable, found, np.nan)
+
+    def contradict(self, volatility: np.ndarray) -> np.ndarray:
+        """Whether a mark is far from what a quoted volatility makes it; False where none is quoted.
+
+        One of the two is in another unit, or of another day.
+        """
+        known = np.isfinite(volatility)
+        deviation = np.where(known, volatility, 0) * np.sqrt(np.maximum(self.years, 0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = np.where(self.normal, *_values(self.forward, self.strike, deviation, self.call, self.normal))
+        time_value = np.maximum(value, self.worth) - self.intrinsic
+        gap = np.abs(value - self.worth)
+        return known & (gap > LEAST_GAP * np.abs(self.forward)) & (gap > GAP_OF_TIME_VALUE * time_value)
+
+
+@jax.jit
+def _values(forward: Array, strike: Array, deviation: Array, call: Array, normal: Array) -> tuple[Array, Array]:
+    """Bachelier's value and Black's, of every option; the one that is not its own means nothing."""
+    positive = jnp.where(normal, 1.0, forward), jnp.where(normal, 1.0, strike)
+    return bachelier(forward, strike, deviation, call=call), black76(*positive, deviation, call=call)
 
 
 @jax.jit
@@ -120,9 +151,11 @@ def _filled(chains: Chains) -> Chains:
     volatility, source, place, group = chains.volatility.copy(), chains.source.copy(), chains.moneyness, chains.expiry
     known = np.isfinite(volatility)
     years, smile = np.maximum(chains.expiries.years, 1e-9), cache(chains.smile)
+    told = np.unique(group[known])
+    able_of = {name: told[chains.expiries.underlying[told] == name] for name in set(chains.expiries.underlying)}
     for k in np.flatnonzero(~known & np.isfinite(place)):
         mine = int(group[k])
-        able = np.unique(group[known & (chains.expiries.underlying[group] == chains.expiries.underlying[mine])])
+        able = able_of[chains.expiries.underlying[mine]]
         if not len(able):
             continue
         far = np.where(able == mine, -1.0, np.abs(np.log(years[able] / years[mine])))

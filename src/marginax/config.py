@@ -39,7 +39,7 @@ _STRESS = """\
 # [[scenarios.events]]
 # name = "everything falls"
 # moves = {BTC = -0.3, ETH = -0.4}  # relative; price units where an underlying is shocked absolutely
-# others = -0.5  # of underlyings that are not named and follow none that is
+# others = -0.5  # of underlyings that are not named; without it each follows its proxy, or stands still
 # volatility = 1.0  # relative move of implied volatility; 1.0 doubles it
 # mass = 0.0
 # [scenarios.grid]

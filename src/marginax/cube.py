@@ -45,13 +45,12 @@ def revalue(
     *,
     horizon_days: float = 0.0,
     pricing: OptionPricing | None = None,
-    bridged: int = 0,
 ) -> Float[Array, "rows scenarios"]:
     """The cube, from today's marks to those at the end of a horizon in trading days (0: no time passes).
 
-    `pricing` says how options follow (default: that of an empty configuration); the first `bridged` scenarios have
-    paths to the settlement of what expires inside the horizon, in the others all of a move comes before it. Gradient:
-    exact in shocks, marks, index prices, volatilities and forwards.
+    `pricing` says how options follow (default: that of an empty configuration); where the shock of a path to a
+    settlement inside the horizon is NaN, all of a move comes before it. Gradient: exact in shocks, marks, index prices,
+    volatilities and forwards.
     """
     scenarios = shocks.shape[0]
     assets = market.index.shape[0]
@@ -74,7 +73,7 @@ def revalue(
     )
     moved = (worth - mark * quote_change) / (quote + quote_change)
     if instruments.options:
-        prices_by_asset = Prices(now, later, factors, market.level, bridged)
+        prices_by_asset = Prices(now, later, factors, market.level)
         pricing = OptionPricing.from_settings() if pricing is None else pricing
         moved = _with_options(moved, instruments, market, prices_by_asset, pricing, horizon_days)
     style = instruments.style[:, None]

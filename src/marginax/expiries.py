@@ -166,6 +166,7 @@ def _forward(
     parity = parity_forward(*pairs, premium=premium, index=spot / unit, discount=discount)
     if row is not None:
         forward, source = row["forward"] / unit, ForwardSource.TABLE
+        discount = parity.discount if discount is None else discount
     elif np.isfinite(parity.forward) and (parity.forward > 0 or may_be_negative):
         forward, source, discount = parity.forward, ForwardSource.PARITY, parity.discount
     else:

@@ -1,7 +1,7 @@
 """The history of the risk factors on one grid: what the filters and the scenarios are made of.
 
 Factors are the underlyings' prices, in the order of the table `underlyings`, then one basis per perpetual, future and
-expiry of options, then one path to settlement per underlying with options that expire inside the horizon, then one
+expiry of options, then one path to each settlement of options inside the horizon, then one
 implied volatility per underlying with options. Returns are log returns, or differences where an underlying is shocked
 absolutely; a basis moves by differences, an implied volatility by logs. `returns[t]` ends at `times[t]`; NaN marks a
 bar at which a factor has no price, and the return after a gap spans it.
@@ -32,8 +32,8 @@ class FactorHistory:
     `beta` what it follows otherwise (beta NaN: estimated on common bars); `noise` the volatility per bar of a factor
     that knows nothing but its size, or that leans on its proxy with a residual of that size (`leaning`); `level` turns
     a shock into a relative move (1 for log shocks). `gap_*` is the return since the last bar and the bars it spans, NaN
-    where nothing is missing. `settlements` counts the paths to settlement, `volatilities` the implied volatilities,
-    which come last.
+    where nothing is missing. `settlements` are the underlyings and times that have a path to settlement,
+    `volatilities` counts the implied volatilities, which come last.
     """
 
     names: tuple[str, ...]
@@ -53,7 +53,7 @@ class FactorHistory:
     noise: Float64[np.ndarray, " factors"]
     last_bar: np.ndarray
     volatilities: int = 0
-    settlements: int = 0
+    settlements: tuple[tuple[str, np.datetime64], ...] = ()
 
     @property
     def is_volatility(self) -> Bool[np.ndarray, " factors"]:
@@ -64,7 +64,7 @@ class FactorHistory:
     def is_settlement(self) -> Bool[np.ndarray, " factors"]:
         """The paths to settlement: moves with the law of their price's and independent of it."""
         place, end = np.arange(len(self.names)), len(self.names) - self.volatilities
-        return (place < end) & (place >= end - self.settlements)
+        return (place < end) & (place >= end - len(self.settlements))
 
     @property
     def leaning(self) -> Bool[np.ndarray, " factors"]:
@@ -97,9 +97,9 @@ class FactorHistory:
         return self.names.index(name) if name in self.names else len(self.names)
 
 
-def settlement_factor(underlying: str) -> str:
-    """The name of the factor that tells where an underlying stands when options settle inside the horizon."""
-    return f"settlement:{underlying}"
+def settlement_factor(underlying: str, expiry: np.datetime64) -> str:
+    """The name of the factor that tells where an underlying stands when options of an expiry settle."""
+    return f"settlement:{underlying}:{np.datetime_as_string(expiry, unit='m')}"
 
 
 def volatility_factor(underlying: str) -> str:
@@ -172,7 +172,7 @@ def factor_history(
     frozen = own & still
     small = scenarios.minimum_volatility / np.sqrt(grid.bars_per_day)
     own_level = np.where(absolute, levels, 1.0)
-    path = [names.index(name) for name in settling]
+    path = [names.index(name) for name, _ in settling]
     level = np.concatenate([own_level, np.ones(len(against.names)), own_level[path], np.ones(len(implied))])
     moods = volatility or Volatility()
     own_move = proxy.safety_factor * moods.residual / np.sqrt(grid.bars_per_day)
@@ -181,11 +181,13 @@ def factor_history(
     noise = np.where(frozen, small * level, noise)
     followed, beta = _proxies(table, names, proxy)
     price = [names.index(name) for name in implied]
+    # A price that may pass through zero has no relative move that a volatility could follow.
+    leverage = np.where(absolute[price], 0.0, moods.beta)
     return FactorHistory(
         names=(
             *names,
             *against.names,
-            *(settlement_factor(name) for name in settling),
+            *(settlement_factor(name, expiry) for name, expiry in settling),
             *(volatility_factor(name) for name in implied),
         ),
         underlyings=len(names),
@@ -203,19 +205,20 @@ def factor_history(
         frozen=frozen,
         proxy=np.concatenate([followed, np.full(len(against.names), NO_PROXY), np.array([*path, *price], np.int64)]),
         beta=np.concatenate(
-            [beta, np.full(len(against.names), np.nan), none, np.where(own[is_implied], np.nan, moods.beta)]
+            [beta, np.full(len(against.names), np.nan), none, np.where(own[is_implied], np.nan, leverage)]
         ),
         noise=noise,
-        last_bar=np.concatenate([last_bar, np.full(others, np.datetime64("NaT", "us"))]),
+        last_bar=np.concatenate([last_bar, stamps(grid, last_known(other_walks))]),
         volatilities=len(implied),
-        settlements=len(settling),
+        settlements=tuple(settling),
     )
 
 
-def _settling(instruments: Instruments, names: list[str], within: np.datetime64) -> list[str]:
-    """Underlyings with options that expire up to a time, in their own order."""
-    soon = set(instruments.underlying[instruments.is_option & (instruments.expiry <= within)])
-    return [name for name in names if name in soon]
+def _settling(instruments: Instruments, names: list[str], within: np.datetime64) -> list[tuple[str, np.datetime64]]:
+    """Underlyings, in their own order, and the expiries of their options up to a time, the nearest first."""
+    soon = instruments.is_option & (instruments.expiry <= within)
+    due = {(name, expiry) for name, expiry in zip(instruments.underlying[soon], instruments.expiry[soon], strict=True)}
+    return sorted((each for each in due if each[0] in names), key=lambda each: (names.index(each[0]), each[1]))
 
 
 def _implied_volatilities(

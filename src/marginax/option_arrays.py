@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from marginax.basis import forward_factors
+from marginax.basis import YEAR, forward_factors
 from marginax.chains import Chains
-from marginax.history import FactorHistory, settlement_factor
+from marginax.history import FactorHistory
 from marginax.instruments import Instruments
 from marginax.market import Market
 from marginax.options import SMILE_POINTS, SMILE_REACH, OptionArrays
@@ -33,7 +33,7 @@ def option_arrays(
     basis = np.array([factors.get(forwards[k], len(factors)) for k in first], np.int32)
     moods = np.array([history.volatility_of(name) for name in expiries.underlying], np.int32)
     smile = None if sticky_strike else _smile_table(chains)
-    paths = [factors.get(settlement_factor(name), len(factors)) for name in expiries.underlying]
+    paths, path_years = _paths(chains, history, np.datetime64(market.as_of.replace(tzinfo=None), "us"))
     blocks = []
     for normal in (False, True):
         chosen = np.flatnonzero((row_of[chains.instrument] >= 0) & (expiries.normal[chains.expiry] == normal))
@@ -57,11 +57,34 @@ def option_arrays(
                 coin=expiries.coin_settled,
                 smile=smile,
                 normal=normal,
-                settlement=np.array(paths, np.int32),
+                paths=paths,
+                path_years=path_years,
                 days_per_trading_day=history.grid.days_per_trading_day,
             )
         )
     return tuple(blocks)
+
+
+def _paths(chains: Chains, history: FactorHistory, as_of: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the settlements of the same underlying up to that of each expiry, nearest first, and their years.
+
+    What does not settle inside the horizon has none: the place past the last factor, and zero years.
+    """
+    expiries, factors = chains.expiries, np.flatnonzero(history.is_settlement)
+    inside = set(history.settlements)
+    rows: list[list[tuple[int, float]]] = []
+    for name, expiry in zip(expiries.underlying, expiries.expiry, strict=True):
+        rows.append(
+            [
+                (int(factor), float((due - as_of) / YEAR))
+                for factor, (underlying, due) in zip(factors, history.settlements, strict=True)
+                if underlying == name and due <= expiry and (name, expiry) in inside
+            ]
+        )
+    depth = max((len(row) for row in rows), default=0)
+    padded = [row + [(len(history.names), 0.0)] * (depth - len(row)) for row in rows]
+    table = np.reshape(np.array(padded, float), (len(rows), depth, 2))
+    return table[..., 0].astype(np.int32), table[..., 1]
 
 
 def _smile_table(chains: Chains) -> np.ndarray:

@@ -32,10 +32,11 @@ class OptionArrays(eqx.Module):
     """Options of one pricing law by number, and their expiries.
 
     `row` is the instrument, `expiry` the row of the arrays over expiries; `volatility` is a year's. `underlying` and
-    `quote` point at assets, `basis`, `factor` (implied volatility) and `settlement` at factors, one past the last for
-    none. `forward` is in quote currency; `coin` says that marks are in coins; `smile` (volatility at `SMILE_POINTS` of
-    log-moneyness within +-`SMILE_REACH`) is there where volatility moves along with the forward. `normal` is
-    Bachelier's law.
+    `quote` point at assets, `basis`, `factor` (implied volatility) and `paths` at factors, one past the last for none.
+    `paths` are those to the settlements of the same underlying up to that of the expiry, nearest first, `path_years`
+    the years to them. `forward` is in quote currency; `coin` says that marks are in coins; `smile` (volatility at
+    `SMILE_POINTS` of log-moneyness within +-`SMILE_REACH`) is there where volatility moves along with the forward.
+    `normal` is Bachelier's law.
     """
 
     row: Int[Any, " options"]
@@ -47,7 +48,8 @@ class OptionArrays(eqx.Module):
     quote: Int[Any, " expiries"]
     basis: Int[Any, " expiries"]
     factor: Int[Any, " expiries"]
-    settlement: Int[Any, " expiries"]
+    paths: Int[Any, "expiries settlements"]
+    path_years: Float[Any, "expiries settlements"]
     forward: Float[Any, " expiries"]
     discount: Float[Any, " expiries"]
     years: Float[Any, " expiries"]
@@ -91,14 +93,13 @@ class OptionPricing(eqx.Module):
 class Prices(eqx.Module):
     """What scenarios do to prices, by asset (the account currency last): price now, its change, and the raw shocks.
 
-    The first `bridged` scenarios have paths to settlement; in the others all of a move comes before it.
+    The shock of a path to a settlement is NaN where all of a move comes before it.
     """
 
     now: Float[Array, "assets 1"]
     change: Float[Array, "assets scenarios"]
     factors: Float[Array, "factors scenarios"]
     level: Float[Array, " underlyings"]
-    bridged: int = eqx.field(static=True)
 
 
 def mark_changes(
@@ -164,16 +165,35 @@ def _volatility_multiple(options: OptionArrays, prices: Prices, pricing: OptionP
     return jnp.where(moves > 0, 1 + jnp.expm1(up) * scaling, jnp.exp(down * scaling))
 
 
-def _at_settlement(options: OptionArrays, prices: Prices, passed: float) -> Float[Array, "expiries scenarios"]:
+def _at_settlement(
+    options: OptionArrays, prices: Prices, pricing: OptionPricing, passed: float
+) -> Float[Array, "expiries scenarios"]:
     """The shock of each underlying up to the settlement of its expiry, `passed` years being the whole horizon.
 
-    With f the share of the horizon: f x shock + sqrt(f (1 - f)) x path, where path has the shock's law and is
-    independent of it; its variance is f times the shock's, and f of the shock is known.
+    A Brownian bridge. With f the share of the horizon: f x shock, which is what the shock tells, and what it does not,
+    with the covariance f (1 - g) of settlements at f <= g: the sum, over the settlements up to this one, of their paths
+    times (1 - f) sqrt((g - g') / ((1 - g) (1 - g'))), g' that before g. Each path has the law of the shock and is
+    independent of it and of the others. An average over the last hours has the variance of an earlier time.
     """
     shock = prices.factors[options.underlying]
-    share = jnp.clip(options.years / passed if passed > 0 else jnp.ones_like(options.years), 0, 1)[:, None]
-    bridge = share * shock + jnp.sqrt(share * (1 - share)) * prices.factors[options.settlement]
-    return jnp.where(jnp.arange(shock.shape[1]) < prices.bridged, bridge, shock)
+
+    def share_at(years: Array) -> Array:
+        window = jnp.minimum(pricing.window_years, years)
+        return jnp.clip((years - 2 * window / 3) / passed, 0, 1) if passed > 0 else jnp.ones_like(years)
+
+    share = share_at(jnp.asarray(options.years))
+    told, before = share[:, None] * shock, jnp.zeros_like(share)
+    known = jnp.ones(shock.shape, bool)
+    for k in range(options.paths.shape[1]):
+        path, at = prices.factors[options.paths[:, k]], share_at(jnp.asarray(options.path_years)[:, k])
+        step, left = jnp.maximum(at - before, 0), (1 - at) * (1 - before)
+        # Padding is at the share zero, and what settles at the end of the horizon is told by the shock alone.
+        some = (step > 0) & (share < 1) & (left > 0)
+        size = jnp.where(some, (1 - share) * jnp.sqrt(jnp.where(some, step, 1) / jnp.where(some, left, 1)), 0)
+        has = ~jnp.isnan(path)
+        told = told + size[:, None] * jnp.where(has, path, 0)
+        known, before = known & has, jnp.maximum(at, before)
+    return jnp.where(known, told, shock)
 
 
 def _log_move(options: OptionArrays, prices: Prices, pricing: OptionPricing, settles: Array, passed: float) -> Array:
@@ -184,8 +204,9 @@ def _log_move(options: OptionArrays, prices: Prices, pricing: OptionPricing, set
     index = prices.now[options.underlying] / prices.now[options.quote]
     gap = jnp.log(index[:, 0] / options.forward)[:, None]
     share = unfixed_share(options.years, pricing.window_years)[:, None]
-    settled = gap + jnp.log1p(share * jnp.expm1(_at_settlement(options, prices, passed) - quote_move))
-    return jnp.where(settles[:, None], settled, shock + basis - quote_move)
+    settled = gap + jnp.log1p(share * jnp.expm1(_at_settlement(options, prices, pricing, passed) - quote_move))
+    # Inside its window part of an average is fixed, and only the rest of a forward moves.
+    return jnp.where(settles[:, None], settled, jnp.log1p(share * jnp.expm1(shock + basis - quote_move)))
 
 
 def _absolute_forward(
@@ -197,8 +218,10 @@ def _absolute_forward(
     basis = jnp.maximum(prices.factors[options.basis], LEAST_BASIS) * prices.level[options.underlying][:, None]
     share = unfixed_share(options.years, pricing.window_years)[:, None]
     index = prices.now[options.underlying]
-    settled = (1 - share) * index / quote + share * (index + _at_settlement(options, prices, passed)) / then
-    return jnp.where(settles[:, None], settled, (options.forward[:, None] * quote + shock + basis) / then)
+    settled = (1 - share) * index / quote + share * (index + _at_settlement(options, prices, pricing, passed)) / then
+    forward = options.forward[:, None]
+    moved = (1 - share) * forward + share * (forward * quote + shock + basis) / then
+    return jnp.where(settles[:, None], settled, moved)
 
 
 def _moved_volatility(options: OptionArrays, log_move: Array, pricing: OptionPricing) -> Array:

@@ -86,7 +86,7 @@ class StressEvent(Section):
 
     name: str = Field(min_length=1)
     moves: dict[str, float] = Field(min_length=1)
-    others: float = Field(0.0, gt=-1)
+    others: float | None = Field(None, gt=-1)
     volatility: float = Field(0.0, gt=-1)
     mass: float = Field(0.0, ge=0, lt=1)
 
@@ -179,7 +179,7 @@ class Volatility(Section):
     """How implied volatility moves: log moves of the 30-day volatility, scaled to each expiry."""
 
     beta: float = Field(
-        -1.0, description="log move of implied volatility per relative move of a price, without history"
+        -1.0, description="log move of implied volatility per relative move of a price, without history (0 if absolute)"
     )
     residual: float = Field(0.06, gt=0, lt=5, description="daily log move of its own on top, without history")
     reference_days: float = Field(30.0, gt=0, description="calendar days to the expiry that moves by the factor itself")

@@ -129,8 +129,11 @@ def _option_flags(
     limit = market.as_of - timedelta(days=stale_after_days)
     row_of = {number: row for row, number in enumerate(exposures.listed.tolist())}
     flags: list[tuple[int, int, str]] = []
-    leaning = {name: bool(history.leaning[history.volatility_of(name)]) for name in set(expiries.underlying)}
-    for number, expiry, source in zip(chains.instrument.tolist(), chains.expiry, chains.source, strict=True):
+    moods = {name: history.volatility_of(name) for name in set(expiries.underlying)}
+    as_of = np.datetime64(market.as_of.replace(tzinfo=None), "us")
+    for number, expiry, source, contradicted in zip(
+        chains.instrument.tolist(), chains.expiry, chains.source, chains.contradicted, strict=True
+    ):
         row, name = row_of.get(number), expiries.underlying[expiry]
         if row is None:
             continue
@@ -139,8 +142,13 @@ def _option_flags(
             flags.append((row, int(Status.MISSING_VOLATILITY), f"options on {name}"))
         elif source == VolatilitySource.OTHER_EXPIRY:
             flags.append((row, int(Status.PROXIED), f"volatility of {name} {due} by another expiry"))
-        if leaning[name]:
+        if contradicted:
+            flags.append((row, int(Status.STALE), f"mark or volatility of options on {name}, which disagree"))
+        mood = moods[name]
+        if history.leaning[mood]:
             flags.append((row, int(Status.PROXIED), f"volatility of {name} by its price"))
+        elif (as_of - history.last_bar[mood]) / DAY > stale_after_days:
+            flags.append((row, int(Status.STALE), f"volatility history of {name}"))
         time = expiries.time[expiry]
         if time is not None and time < limit:
             flags.append((row, int(Status.STALE), f"forward of {name} {due}"))

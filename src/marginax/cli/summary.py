@@ -103,6 +103,7 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Mark less than half or more than twice the index (in one unit?)": data["marks_far_from_index"],
         "Option mark far from its volatility (in one unit?)": manifest["options"]["marks_far_from_model"],
         "Haircuts for assets that are no underlyings": scenarios.get("haircuts_of_nothing", []),
+        "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
     }
     if data["prices_after_as_of"]:
         notes["Prices later than as_of, used all the same"] = [f"{data['prices_after_as_of']:,}"]

@@ -70,7 +70,7 @@ def margin_book(
         scrambles, drawn = chosen.scrambles
         scenarios = ScenarioSet(
             factors=history.names,
-            shocks=np.nan_to_num(np.asarray(shocks)),
+            shocks=np.where(history.is_settlement, shocks, np.nan_to_num(np.asarray(shocks))),
             weights=np.asarray(prepared.weights),
             labels=labels,
             independent=chosen.independent,

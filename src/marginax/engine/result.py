@@ -94,7 +94,7 @@ class Result:
                 "sha256": scenarios.digest,
                 **diagnostics,
             },
-            "options": _option_notes(options),
+            "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
             "accounts": {"total": len(matched.book), "by_status": statuses.counts()},
             "totals": {
@@ -230,18 +230,21 @@ class Result:
         return shown.with_columns(pl.sum_horizontal(shares.names).alias("total"))
 
 
-def _option_notes(options: pl.DataFrame) -> dict[str, Any]:
+def _option_notes(options: pl.DataFrame, contradicted: np.ndarray) -> dict[str, Any]:
     """How many options take their forward and their volatility from where, and whose mark is not what those say.
 
-    A mark further than `FAR` of the forward from the model's value is in another unit (a coin-settled option quoted in
-    dollars) more often than a price.
+    `contradicted` are those whose mark is far from their quoted volatility; where none is quoted, a mark further than
+    `FAR` of the forward from the model's value is in another unit more often than a price.
     """
     whole = pl.when(pl.col("coin_settled")).then(1.0).otherwise(pl.col("forward").abs())
-    far = options.filter((pl.col("mark_price") - pl.col("model_price")).abs() > FAR * whole)
+    unquoted = pl.col("volatility_source") != VolatilitySource.QUOTE.name.lower()
+    far = pl.lit(pl.Series(contradicted)) | (
+        unquoted & ((pl.col("mark_price") - pl.col("model_price")).abs() > FAR * whole)
+    )
     return {
         "forwards": _counts(options["forward_source"], ForwardSource),
         "volatilities": _counts(options["volatility_source"], VolatilitySource),
-        "marks_far_from_model": far["instrument_id"].head(LISTED).to_list(),
+        "marks_far_from_model": options.filter(far)["instrument_id"].head(LISTED).to_list(),
     }
 
 

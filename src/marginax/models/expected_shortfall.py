@@ -128,7 +128,6 @@ class ExpectedShortfall(MarginModel):
             shocks,
             horizon_days=horizon,
             pricing=self.pricing,
-            bridged=self.source.bridged(len(weights)),
         )
         none = jnp.zeros(len(instruments.style))
         haircuts = jnp.concatenate([none, draws.haircuts * jnp.abs(market.index), jnp.zeros(1)])
@@ -240,6 +239,9 @@ def _check_tail(tail: float, source: ScenarioSource, history: FactorHistory) -> 
         "the worst loss whatever `tail` says"
     )
     least = int(np.ceil(1 / tail - 1e-9))
+    if source.drawn:
+        remedy = f"Draw at least {least} (`monte_carlo.draws`), or widen the tail"
+        raise BadInput([Problem("configuration", "risk.tail", None, what, remedy)])
     remedy = f"Give at least {least + 1} bars and a `scenarios.window` of {least}, or widen the tail"
     raise BadInput([Problem("history", None, None, what, remedy, table="history")])
 

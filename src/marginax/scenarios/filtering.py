@@ -34,7 +34,7 @@ class FactorArrays(eqx.Module):
     """The numbers of a `FactorHistory`, for tracing; `proxy`, `leaning` and `bars_per_day` are known before.
 
     `leaning` are the factors that move by beta times their proxy and by noise of their own; `settlements` those that
-    have the law of their proxy and are independent of it.
+    have the law of their proxy and are independent of it, each with the place of its time among all settlements.
     """
 
     returns: Float[Any, "bars factors"]
@@ -48,7 +48,7 @@ class FactorArrays(eqx.Module):
     proxy: tuple[int, ...] = eqx.field(static=True)
     bars_per_day: float = eqx.field(static=True)
     leaning: tuple[int, ...] = eqx.field(static=True, default=())
-    settlements: tuple[int, ...] = eqx.field(static=True, default=())
+    settlements: tuple[tuple[int, int], ...] = eqx.field(static=True, default=())
 
 
 class Observed(eqx.Module):
@@ -61,11 +61,11 @@ class Observed(eqx.Module):
 
 
 class FillDraws(eqx.Module):
-    """What fills the gaps: bars to borrow residuals from, stand-in noise, and bars in another order."""
+    """What fills the gaps: bars to borrow residuals from, stand-in noise, and for each settlement an order of bars."""
 
     rows: Int[Any, "bars factors"]
     noise: Float[Any, "bars factors"]
-    shuffle: Int[Any, " bars"]
+    shuffle: Int[Any, "settlements bars"]
 
 
 class VolatilityFilter(eqx.Module):
@@ -103,7 +103,8 @@ class VolatilityFilter(eqx.Module):
         for k in np.flatnonzero(history.noisy):
             noise[:, k] = stream(seed, f"noise:{history.names[k]}").permutation(strata)
         rows = resampled_rows(history.names, ~np.isnan(history.returns), seed=seed)
-        return FillDraws(rows=rows, noise=noise, shuffle=stream(seed, "settlement").permutation(bars))
+        orders = [stream(seed, f"settlement:{time}").permutation(bars) for time in _settlement_times(history)]
+        return FillDraws(rows=rows, noise=noise, shuffle=np.reshape(np.array(orders, np.int64), (-1, bars)))
 
     def step(self, variance: Array, bar: tuple[Array, Array], bars_per_day: float) -> Float[Array, " factors"]:
         """Carry each factor's variance (per bar) forward by one bar of (returns, bars spanned)."""
@@ -165,10 +166,9 @@ class VolatilityFilter(eqx.Module):
             residual=self.proxy_residual,
             safety_factor=self.safety_factor,
         )
-        if factors.settlements:
+        for path, order in factors.settlements:
             # The same price's move of some other day: of its law, independent of today's, and together with others'.
-            paths = np.asarray(factors.settlements)
-            filled = filled.at[:, paths].set(filled[draws.shuffle][:, proxy[paths]])
+            filled = filled.at[:, path].set(filled[draws.shuffle[order], proxy[path]])
         if not factors.leaning:
             return filled
         leaning = np.asarray(factors.leaning)
@@ -179,6 +179,7 @@ class VolatilityFilter(eqx.Module):
 
 def factor_arrays(history: FactorHistory) -> FactorArrays:
     """The numbers of a history, ready for tracing; what stands on noise keeps it, all others have NaN there."""
+    times = _settlement_times(history)
     return FactorArrays(
         returns=history.returns,
         bars=history.bars,
@@ -191,8 +192,15 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
         proxy=tuple(history.proxy.tolist()),
         bars_per_day=history.grid.bars_per_day,
         leaning=tuple(np.flatnonzero(history.leaning).tolist()),
-        settlements=tuple(np.flatnonzero(history.is_settlement).tolist()),
+        settlements=tuple(
+            (int(path), times.index(expiry))
+            for path, (_, expiry) in zip(np.flatnonzero(history.is_settlement), history.settlements, strict=True)
+        ),
     )
+
+
+def _settlement_times(history: FactorHistory) -> list[np.datetime64]:
+    return sorted({expiry for _, expiry in history.settlements})
 
 
 def horizon_bars(horizon_days: float, bars_per_day: float) -> tuple[int, float]:

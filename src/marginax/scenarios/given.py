@@ -56,20 +56,17 @@ class GivenScenarios(eqx.Module):
         """The set; only on the host."""
         return self.held.value
 
-    def bridged(self, scenarios: int) -> int:
-        """All scenarios of a set that names paths to settlement (`settlement:UNDERLYING`), none of another."""
-        return scenarios if any(name.startswith("settlement:") for name in self.scenarios.factors) else 0
-
     def draw(self, seed: int, history: FactorHistory) -> GivenDraws:
         """The shocks in the order of the history's factors; a basis the set does not name stays still.
 
+        Where it names no path to a settlement there is none: all of a move comes before it.
         Raises ValueError when the price of an underlying has no shock.
         """
         place = {name: k for k, name in enumerate(self.scenarios.factors)}
         lacking = [name for name in history.names[: history.underlyings] if name not in place]
         if lacking:
             raise ValueError(f"the scenarios shock no {', '.join(lacking)}; add a column for each underlying")
-        shocks = np.zeros((len(self.scenarios), len(history.names)))
+        shocks = np.tile(np.where(history.is_settlement, np.nan, 0.0), (len(self.scenarios), 1))
         for k, name in enumerate(history.names):
             if name in place:
                 shocks[:, k] = self.scenarios.shocks[:, place[name]]

@@ -139,7 +139,11 @@ class MonteCarloScenarios(eqx.Module):
     def shocks(
         self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: MonteCarloDraws
     ) -> tuple[Float[Array, "scenarios factors"], Float[Array, " scenarios"]]:
-        """Shocks over the horizon and weights that sum to one; exact gradients in the filter and the correlations."""
+        """Shocks over the horizon and weights that sum to one.
+
+        Gradient: exact in the filter. In the correlations the points keep their place on the principal components (see
+        `principal_root`): right for the law, and not the slope of this one finite set of draws.
+        """
         rescaled = volatility.rescaled(observed, filling)[draws.first :]
         size, residuals = _standardised(rescaled)
         correlation = self.correlation(residuals, observed.factors.bars_per_day)
@@ -183,6 +187,7 @@ class MonteCarloScenarios(eqx.Module):
             "effective_sample_size": round(float(effective_sample_size(jnp.asarray(weights))), 1),
             "shocks_bounded": {str(names[k]): int(cut[:, k].sum()) for k in np.flatnonzero(cut.any(axis=0))},
             "mass_bounded": float(weights @ cut.any(axis=1)),
+            "price_caps_of_nothing": sorted(set(self.config.monte_carlo.price_caps) - set(history.names)),
         }
 
     def correlation(self, residuals: Array, bars_per_day: float) -> Float[Array, "factors factors"]:
@@ -191,9 +196,15 @@ class MonteCarloScenarios(eqx.Module):
         return ewma_correlation(residuals, half_life=half_life, shrinkage=self.shrinkage)
 
     def _bounds(self, history: FactorHistory) -> np.ndarray:
-        """Price multiples and multiples of volatility as logs; a basis, or what is shocked absolutely, by its level."""
+        """Price multiples and multiples of volatility as logs; a basis, or what is shocked absolutely, by its level.
+
+        A bridge of two bounded moves may pass the bound, by at most 1.21 times.
+        """
         settings, swing = self.config.monte_carlo, self.config.volatility.cap
         cap = np.array([settings.price_caps.get(name, settings.price_cap) for name in history.names])
+        cap[history.is_settlement] = [
+            settings.price_caps.get(name, settings.price_cap) for name, _ in history.settlements
+        ]
         logs = np.where(history.is_volatility, np.log(swing), np.log(cap))
         return np.where(history.absolute, (cap - 1) * history.level, logs)
 

@@ -1,7 +1,8 @@
 """One type for every source of scenarios: shocks, weights that sum to one, labels a person can read.
 
 Shocks are scenarios x factors: log moves, or price units where an underlying is shocked absolutely; a basis factor's
-are relative. A scenario without mass never touches a tail; it can still be an account's worst.
+are relative. A path to a settlement (`settlement:...`) is NaN where all of a move comes before it. A scenario without
+mass never touches a tail; it can still be an account's worst.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ class ScenarioSet:
         if len(set(self.factors)) < len(self.factors):
             twice = next(name for name in self.factors if self.factors.count(name) > 1)
             raise ValueError(f"the factor {twice!r} is named twice; keep one column of shocks for it")
-        if not np.isfinite(self.shocks).all():
+        pathless = np.array([name.startswith("settlement:") for name in self.factors], bool) & np.isnan(self.shocks)
+        if not (np.isfinite(self.shocks) | pathless).all():
             raise ValueError("a shock is not finite; every factor needs a number in every scenario")
         if not (self.weights >= 0).all() or abs(self.weights.sum() - 1) > ROUNDING:
             raise ValueError(f"weights sum to {self.weights.sum()}; divide non-negative weights by their sum")

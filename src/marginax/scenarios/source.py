@@ -59,10 +59,6 @@ class ScenarioSource(eqx.Module):
         """The configuration's word for the main source."""
         return "monte_carlo" if isinstance(self.main, MonteCarloScenarios) else self.main.kind
 
-    def bridged(self, scenarios: int) -> int:
-        """How many of the scenarios, from the first, have paths to settlement: all but events and the grid."""
-        return scenarios - self.stress.moves
-
     def draw(self, seed: int, history: FactorHistory) -> SourceDraws:
         """Everything random, the same for the same seed and history; raises BadInput for a history it cannot use."""
         filling = self.volatility.draw(seed, history)

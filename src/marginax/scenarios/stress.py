@@ -1,7 +1,7 @@
 """Stress: windows of history cut by date and used unscaled, named events, and a grid of price and volatility moves.
 
-All stand behind the other scenarios. A window or an event may carry mass; without it, and on the grid always, it enters
-worst cases only.
+All stand behind the other scenarios, and all of their moves come before any settlement inside the horizon. A window or
+an event may carry mass; without it, and on the grid always, it enters worst cases only.
 """
 
 from typing import Any
@@ -21,10 +21,11 @@ from marginax_kernels import overlapping_sums
 
 
 class StressDraws(eqx.Module):
-    """Each window's bars (first, last but one), and the moves of events and grid."""
+    """Each window's bars (first, last but one), the moves of events and grid, and the paths to settlement by factor."""
 
     windows: tuple[tuple[int, int], ...] = eqx.field(static=True)
     moves: Float[Any, "moves factors"]
+    paths: tuple[int, ...] = eqx.field(static=True, default=())
 
 
 class Stress(eqx.Module):
@@ -46,17 +47,13 @@ class Stress(eqx.Module):
         """The probability that windows and events carry together."""
         return sum(window.mass for window in self.windows) + sum(event.mass for event in self.events)
 
-    @property
-    def moves(self) -> int:
-        """How many scenarios are events or points of the grid; they come last."""
-        return len(self.events) + len(self._points())
-
     def draw(self, history: FactorHistory) -> StressDraws:
         """Bars and moves. Raises BadInput for a window that the history does not cover, or an event of nothing."""
         moves = [_event(event, history) for event in self.events]
         moves += [_together(price, volatility, history) for price, volatility in self._points()]
         shape = (len(moves), len(history.names))
-        return StressDraws(tuple(self._bars(window, history) for window in self.windows), np.reshape(moves, shape))
+        windows = tuple(self._bars(window, history) for window in self.windows)
+        return StressDraws(windows, np.reshape(moves, shape), tuple(np.flatnonzero(history.is_settlement).tolist()))
 
     def shocks(
         self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: StressDraws
@@ -68,6 +65,7 @@ class Stress(eqx.Module):
             bars, scale = horizon_bars(self.horizon_days, observed.factors.bars_per_day)
             for window, (begin, end) in zip(self.windows, draws.windows, strict=True):
                 block = overlapping_sums(plain[begin:end], bars=bars) * scale
+                block = block.at[:, np.asarray(draws.paths, int)].set(jnp.nan)
                 blocks.append(block)
                 weights.append(jnp.full(len(block), window.mass / len(block)))
         if len(draws.moves):
@@ -110,7 +108,7 @@ def _together(price: float, volatility: float, history: FactorHistory) -> np.nda
 
 
 def _event(event: StressEvent, history: FactorHistory) -> np.ndarray:
-    """The named moves; an underlying that is not named takes the move of its proxy times beta, else `others`."""
+    """The named moves; an underlying that is not named moves by `others`, or without it by its proxy times beta."""
     names = history.names[: history.underlyings]
     place = {name: k for k, name in enumerate(names)}
     moves: dict[int, float] = {}
@@ -128,10 +126,10 @@ def _event(event: StressEvent, history: FactorHistory) -> np.ndarray:
     relative = []
     for k in range(len(names)):
         step, slope = k, 1.0
-        while step not in moves and history.proxy[step] != NO_PROXY:
+        while event.others is None and step not in moves and history.proxy[step] != NO_PROXY:
             slope *= history.beta[step] if np.isfinite(history.beta[step]) else 1.0
             step = int(history.proxy[step])
-        relative.append(slope * moves[step] if step in moves else _relative(event.others, k, history))
+        relative.append(slope * moves[step] if step in moves else _relative(event.others or 0.0, k, history))
     return _shocks(relative, event.volatility, history)
 
 
@@ -145,6 +143,7 @@ def _shocks(relative: list[float], volatility: float, history: FactorHistory) ->
     shocks = np.zeros(len(history.names))
     shocks[: history.underlyings] = np.array(relative) * history.level[: history.underlyings]
     shocks[history.is_volatility] = np.log1p(volatility)
+    shocks[history.is_settlement] = np.nan
     return shocks
 
 

@@ -47,6 +47,11 @@ def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
             "Leave it empty: an inverse contract pays in the coin it is on",
         ),
         find(
+            rows, "instruments", (settlement == "inverse") & (pl.col("quote") == pl.col("underlying")), "quote",
+            pl.format("an inverse contract on '{}' is quoted in it", "underlying"),
+            "Name the currency of its strike, or of its multiplier: USD; premiums in coins need no word of their own",
+        ),
+        find(
             rows, "instruments", spot & (settle != pl.col("quote")), "settle_asset",
             pl.format("spot quoted in '{}' settles in '{}'", "quote", settle),
             "Leave it empty: spot is worth its price in the quote currency",
