@@ -40,6 +40,24 @@ def test_a_name_that_is_no_preset_is_told_the_nearest() -> None:
         load_config("expected-shortfal")
 
 
+def test_a_file_may_name_a_preset_for_what_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('model = "monte_carlo"\n[risk]\ntail = 0.025\n[monte_carlo]\ndraws = 1024\n')
+    found, preset = load_config(path), load_config("monte_carlo")
+    assert (found.model, found.scenarios) == (preset.model, preset.scenarios)
+    assert (found.risk.tail, found.monte_carlo.draws) == (0.025, 1024)
+    assert found.monte_carlo.marginals == preset.monte_carlo.marginals
+
+
+def test_a_preset_asked_for_comes_before_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(template())
+    assert load_config(path).scenarios.source == "filtered_historical"
+    assert load_config(path, preset="monte_carlo").scenarios.source == "monte_carlo"
+    path.write_text("[options]\nstickiness = 0.5\n")
+    assert load_config(path, preset="monte_carlo").options.stickiness == 0.5
+
+
 def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         load_config(tmp_path / "no.toml")

@@ -29,7 +29,12 @@ def notes(given: mx.Market) -> dict[str, Any]:
 
 
 def test_a_clean_market_has_no_notes() -> None:
-    assert notes(market()) == {"history_of_nothing": {}, "prices_after_as_of": 0, "marks_far_from_index": []}
+    assert notes(market()) == {
+        "history_of_nothing": {},
+        "prices_after_as_of": 0,
+        "marks_far_from_index": [],
+        "forwards_of_nothing": [],
+    }
 
 
 def test_history_of_no_underlying_is_named_and_counted() -> None:

@@ -17,6 +17,7 @@ import marginax as mx
 import markets
 from laws._books import NOW, Tables, contract, scenario_set
 from laws._options import frame, given, holding, option, result, rows, steady, venue
+from laws._options import market as market_of
 from marginax.status import Status
 from reference import options as twin
 
@@ -44,6 +45,7 @@ ACCOUNTS: Mapping[str, Mapping[str, float]] = {
     "spot": {"SPOT": 1.0},
     "wet": {"OIL-FUT": 1.0},
 }
+MOVES = [[-0.1], [0.1]]
 OIL = {"index_price": 4.0, "shock": "absolute"}
 MONEY = ("equity", "initial_margin", "maintenance_margin", "var", "expected_shortfall", "core", "stress_score")
 
@@ -231,6 +233,57 @@ def test_a_forward_within_the_bound_is_taken_and_a_narrower_bound_refuses_it() -
     narrow = given(scenario_set(("BTC", "OIL"), [[0.0, 0.0]]), options={"forward_bound": 0.01})
     with pytest.raises(mx.BadInput, match="put-call parity of the marks says 50600"):
         result(near, narrow)
+
+
+def test_without_a_pair_of_marks_a_forward_far_from_the_index_is_refused() -> None:
+    """One call and no put: index and rate tell, within half; no such thing is known of what may pass through zero."""
+    lone, model = (option("C", "call", "BTC", 55_000.0, 30, **STYLE),), given(scenario_set(("BTC",), MOVES))
+    for forward, fine in ((5_000.0, False), (40_000.0, True), (90_000.0, True), (120_000.0, False)):
+        row = {"underlying": "BTC", "expiry": NOW + timedelta(days=30), "forward": forward}
+        at = venue(lone, {"C": (1_500.0, 0.7)}, {"BTC": 50_000.0}, forwards=[row])
+        held = holding(at, {"writer": {"C": -1.0}})
+        if fine:
+            assert rows(result(held, model))["writer"]["initial_margin"] > 0
+            continue
+        with pytest.raises(mx.BadInput, match=rf"the forward {forward} is given and the index and its rate says 50000"):
+            result(held, model)
+
+
+@pytest.mark.parametrize("discount", [1e-6, 0.04, 1.6, 100.0])
+def test_a_discount_that_is_no_interest_is_refused(discount: float) -> None:
+    row = {"underlying": "BTC", "expiry": NOW + timedelta(days=30), "forward": 50_000.0, "discount": discount}
+    lone = (option("C", "call", "BTC", 55_000.0, 30, **STYLE),)
+    with pytest.raises(mx.BadInput, match=r"column discount.*Give the factor to today"):
+        market_of(venue(lone, {"C": (1_500.0, 0.7)}, {"BTC": 50_000.0}, forwards=[row]))
+
+
+def test_an_inverse_contract_quoted_in_its_own_coin_is_refused() -> None:
+    lone = (option("C", "call", "BTC", 55_000.0, 30, settlement="inverse", quote="BTC"),)
+    held = holding(venue(lone, {"C": (0.03, 0.7)}, {"BTC": 50_000.0}), {"writer": {"C": -1.0}})
+    with pytest.raises(mx.BadInput, match=r"column quote.*inverse contract on 'BTC' is quoted in it.*USD"):
+        mx.read_book(**{name: held[name] for name in ("instruments", "positions", "balances")})
+
+
+def test_a_mark_and_a_volatility_that_disagree_are_told_to_whoever_holds_them() -> None:
+    """A volatility of 0.6 % prices a call, marked at 1,500, at nothing."""
+    pair = (option("C", "call", "BTC", 55_000.0, 30, **STYLE), option("D", "call", "BTC", 54_000.0, 30, **STYLE))
+    at = venue(pair, {"C": (1_500.0, 0.006), "D": (2_560.0, 0.7)}, {"BTC": 50_000.0})
+    told = result(holding(at, {"writer": {"C": -1.0}, "other": {"D": -1.0}}), given(scenario_set(("BTC",), MOVES)))
+    found = rows(told)
+    assert found["writer"]["status"] == "stale"
+    assert found["writer"]["reason"] == "stale: mark or volatility of options on BTC, which disagree"
+    assert found["other"]["status"] == "ok"
+    assert told.manifest["options"]["marks_far_from_model"] == ["C"]
+
+
+def test_a_forward_of_no_listed_expiry_is_ignored_and_said() -> None:
+    """A date without an hour is midnight: the option expires at the hour of the run."""
+    lone = (option("C", "call", "BTC", 55_000.0, 30.25, **STYLE),)
+    stray = {"underlying": "BTC", "expiry": (NOW + timedelta(days=30)).replace(hour=0), "forward": 50_100.0}
+    at = venue(lone, {"C": (1_500.0, 0.7)}, {"BTC": 50_000.0}, forwards=[stray])
+    told = result(holding(at, {"writer": {"C": -1.0}}), given(scenario_set(("BTC",), MOVES)))
+    assert told.manifest["data"]["forwards_of_nothing"] == [f"BTC {NOW + timedelta(days=30):%Y-%m-%d} 00:00"]
+    assert told.options["forward_source"].to_list() == ["index"]
 
 
 def test_two_forwards_of_one_expiry_are_one_too_many() -> None:

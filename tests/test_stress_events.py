@@ -190,3 +190,14 @@ def test_the_error_of_draws_is_told_beside_stress_and_history_has_none() -> None
 def test_stress_that_cannot_be_is_refused(scenarios: dict[str, Any], said: str) -> None:
     with pytest.raises(mx.BadInput, match=said):
         result(tables(), configured(scenarios=scenarios))
+
+
+def test_a_scenario_shows_prices_volatilities_and_bases() -> None:
+    told = answered("monte_carlo", "without mass")
+    moves = told.scenario("everything falls")
+    assert moves["factor"].unique(maintain_order=True).to_list() == ["price", "implied_vol", "basis"]
+    shown = {(name, str(factor)): move for name, factor, move in moves.iter_rows()}
+    assert shown["BTC", "price"] == pytest.approx(-0.3)
+    assert shown["BTC", "implied_vol"] == pytest.approx(1.0)
+    with pytest.raises(KeyError, match="no scenario 'nothing'"):
+        told.scenario("nothing")

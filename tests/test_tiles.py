@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,17 @@ def test_no_bit_depends_on_the_height_of_tiles_or_the_number_of_streams(tile_row
     assert answer.margins.equals(margins)
     assert answer.manifest["uncovered_loss"] == uncovered
     assert answer.manifest["scenarios"]["sha256"] == scenarios().digest
+
+
+def test_no_bit_of_a_standard_error_depends_on_the_height_of_tiles() -> None:
+    """Sixteen scrambles of 64 rows are fewer numbers than XLA begins to sum in another order at, those of 256 more."""
+    draws = replace(scenarios(), scrambles=16, drawn=96)
+    low, high = (
+        mx.margin_book(book(tables()), the_market(), counted(draws), engine=Engine(tile_rows=height)).margins
+        for height in (64, 256)
+    )
+    assert low["es_std_error"].min() >= 0
+    assert low.equals(high)
 
 
 def test_no_bit_of_an_attribution_depends_on_the_height_of_tiles() -> None:

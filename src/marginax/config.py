@@ -64,13 +64,14 @@ class Config(Section):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
-def load_config(source: str | Path | None = None) -> Config:
+def load_config(source: str | Path | None = None, *, preset: str | None = None) -> Config:
     """The configuration in a TOML file or a preset's name; None is every default.
 
+    Where the file's `model` names a preset, what the file leaves out is the preset's; `preset` comes before the file.
     Raises BadInput that names the file, the key and the remedy: unknown keys, wrong types, values out of range.
     """
     if source is None:
-        return Config()
+        return load_config(preset) if preset else Config()
     path, name = Path(source), str(source)
     if path.suffix == ".toml" or path.is_file():
         try:
@@ -82,9 +83,24 @@ def load_config(source: str | Path | None = None) -> Config:
     else:
         text = _preset(name)
     try:
-        return parse_config(tomllib.loads(text), name)
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadInput([Problem(name, None, None, f"is not TOML ({error})", "Mend the line")]) from None
+    if preset is not None:
+        values = _over(values, tomllib.loads(_preset(preset)))
+    elif values.get("model") in preset_names() and values["model"] != name:
+        base = tomllib.loads(_preset(values["model"]))
+        values = _over(base, {**values, "model": base["model"]})
+    return parse_config(values, name)
+
+
+def _over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables with the keys of others put over them, table by table."""
+    merged = {**base, **values}
+    for key in base.keys() & values.keys():
+        if isinstance(base[key], dict) and isinstance(values[key], dict):
+            merged[key] = _over(base[key], values[key])
+    return merged
 
 
 def parse_config(values: Mapping[str, Any], name: str) -> Config:
@@ -105,7 +121,7 @@ def template() -> str:
     """Every key with its default, commented with its sentence and unit: valid TOML that changes nothing."""
     lines = [
         "# The configuration of marginax. Every key may be left out; what is shown is its default.\n",
-        f'model = "{DEFAULT_MODEL}"  # the margin model: a preset, or one that an installed package brings',
+        f'model = "{DEFAULT_MODEL}"  # an installed model, or a preset for what this file leaves out',
     ]
     for name, section in _sections():
         lines += ["", f"# {section.__doc__}", f"[{name}]"]

@@ -13,11 +13,12 @@ LISTED = 20
 
 
 def data_notes(matched: Matched) -> dict[str, Any]:
-    """Notes for the manifest: history that names nothing, prices later than `as_of`, marks far from their index."""
+    """Notes for the manifest: history and forwards of nothing, prices after `as_of`, marks far from their index."""
     return {
         "history_of_nothing": _history_of_nothing(matched),
         "prices_after_as_of": _prices_after(matched),
         "marks_far_from_index": _far_marks(matched),
+        "forwards_of_nothing": _forwards_of_nothing(matched),
     }
 
 
@@ -35,6 +36,14 @@ def _prices_after(matched: Matched) -> int:
     """Quotes and index prices that are later than the time the margin is for."""
     market = matched.market
     return sum(table.filter(pl.col("time") > market.as_of).height for table in (market.quotes, market.underlyings))
+
+
+def _forwards_of_nothing(matched: Matched) -> list[str]:
+    """Forwards whose underlying has no option that expires at their time."""
+    options = matched.book.tables["instruments"].rows.filter(pl.col("kind").is_in(list(OPTIONS)))
+    stray = matched.market.forwards.join(options, on=["underlying", "expiry"], how="anti")
+    named = stray.select(pl.format("{} {}", "underlying", pl.col("expiry").dt.strftime("%Y-%m-%d %H:%M"))).to_series()
+    return named.sort().head(LISTED).to_list()
 
 
 def _far_marks(matched: Matched) -> list[str]:

@@ -17,6 +17,10 @@ from marginax.instruments import OWNED, Instruments
 from marginax.market import Market
 from marginax.parity import Premium, parity_forward
 
+# How far a forward may be from index and rate where nothing else tells: costs of storage, dividends and funding of half
+# the price are no typing errors, more is.
+FAR_FROM_INDEX = 0.5
+
 
 class ForwardSource(IntEnum):
     """Where the forward of an expiry comes from."""
@@ -29,7 +33,8 @@ class Expiries:
     """Options that share underlying, expiry, quote currency, settlement and premium; all arrays of shape `expiries`.
 
     `forward` is in quote currency; `discount` is 1 where nothing is paid before expiry; `parity` is the forward of
-    put-call parity (NaN without a pair of marks) and `spread` the relative scatter of the strikes' forwards around it.
+    put-call parity (NaN without a pair of marks) and `spread` the relative scatter of the strikes' forwards around it;
+    `carried` is index x exp(rate x years).
     `normal` says that the underlying is shocked absolutely and its options are priced by Bachelier's formula.
     """
 
@@ -45,6 +50,7 @@ class Expiries:
     source: Int64[np.ndarray, " expiries"]
     parity: Float64[np.ndarray, " expiries"]
     spread: Float64[np.ndarray, " expiries"]
+    carried: Float64[np.ndarray, " expiries"]
     time: np.ndarray
 
     def __len__(self) -> int:
@@ -89,7 +95,7 @@ def market_expiries(
     rows = group.to_numpy().astype(np.int64)
     years = ((groups["expiry"].to_numpy() - as_of) / YEAR).astype(float)
     strike, call = instruments.strike[chosen], instruments.kind[chosen] == "call"
-    known, times = [], []
+    known, carried, times = [], [], []
     for k, one in enumerate(groups.iter_rows(named=True)):
         row = given.get((one["underlying"], one["expiry"]))
         mine = rows == k
@@ -99,6 +105,7 @@ def market_expiries(
         carry = rates[one["underlying"]] * years[k]
         may_be_negative = one["underlying"] in absolute
         known.append(_forward(row, pairs, premium, spot, unit, carry=carry, may_be_negative=may_be_negative))
+        carried.append(spot / unit * float(np.exp(carry)))
         times.append(None if row is None else row["time"])
     forward, discount, source, parity, spread = np.array(known, float).reshape(-1, 5).T
     return Expiries(
@@ -114,31 +121,39 @@ def market_expiries(
         source=source.astype(np.int64),
         parity=parity,
         spread=spread,
+        carried=np.array(carried, float),
         time=np.array(times, object),
     ), rows
 
 
 def contradicted_forwards(instruments: Instruments, market: Market, *, bound: float) -> pl.DataFrame:
-    """Rows of the table `forwards` that put-call parity of the marks contradicts: underlying, expiry, parity.
+    """Rows of the table `forwards` that the market contradicts: underlying, expiry, `other` and `by`.
 
-    `bound` is relative; the scatter of the strikes' own forwards is allowed on top. `parity` is in account currency.
+    `other`, in account currency, is the forward `by` put-call parity of the marks; where there is no pair of marks,
+    `by` index and rate, unless the underlying is shocked absolutely. `bound` is relative, the scatter of the strikes'
+    own forwards allowed on top; from index and rate, which know no cost of carry, a forward may be `FAR_FROM_INDEX`.
     """
     schema: dict[str, pl.DataType] = {
         "underlying": pl.String(),
         "expiry": pl.Datetime("us", "UTC"),
-        "parity": pl.Float64(),
+        "other": pl.Float64(),
+        "by": pl.String(),
     }
     if market.forwards.is_empty():
         return pl.DataFrame(schema=schema)
     expiries, _ = market_expiries(instruments, market, *quoted_options(instruments, market))
-    prices, size = _prices(market), np.maximum(np.abs(expiries.forward), np.abs(expiries.parity))
-    far = np.abs(expiries.forward - expiries.parity) > (bound + np.nan_to_num(expiries.spread)) * size
+    prices = _prices(market)
+    paired = np.isfinite(expiries.parity)
+    other = np.where(paired, expiries.parity, np.where(expiries.normal, np.nan, expiries.carried))
+    allowed = np.where(paired, bound + np.nan_to_num(expiries.spread), max(bound, FAR_FROM_INDEX))
+    far = np.abs(expiries.forward - other) > allowed * np.maximum(np.abs(expiries.forward), np.abs(other))
     found = np.flatnonzero(far & (expiries.source == ForwardSource.TABLE))
     rows = pl.DataFrame(
         {
             "underlying": pl.Series(expiries.underlying[found], dtype=pl.String),
             "expiry": pl.Series(expiries.expiry[found].astype("datetime64[us]")).dt.replace_time_zone("UTC"),
-            "parity": [expiries.parity[k] * prices[expiries.quote[k]] for k in found],
+            "other": [other[k] * prices[expiries.quote[k]] for k in found],
+            "by": ["put-call parity of the marks" if paired[k] else "the index and its rate" for k in found],
         },
         schema_overrides=schema,
     )

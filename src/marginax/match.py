@@ -142,7 +142,7 @@ def _quotes(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFr
 def _forwards(table: Admitted, instruments: Admitted, market: Market, bound: float) -> pl.DataFrame:
     against = contradicted_forwards(number_instruments(instruments.rows), market, bound=bound)
     rows = table.rows.join(against, on=["underlying", "expiry"], how="inner", maintain_order="left")
-    what = pl.format("the forward {} is given and put-call parity of the marks says {}", "forward", "parity")
+    what = pl.format("the forward {} is given and {} says {}", "forward", "by", "other")
     remedy = "Correct the forward or the marks, leave the row out, or raise `options.forward_bound`"
     return find(rows, table.name, pl.lit(True), "forward", what, remedy)
 

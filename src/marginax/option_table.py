@@ -41,6 +41,9 @@ def option_table(instruments: Instruments, market: Market, chains: Chains, *, wi
             normal=expiries.normal[group],
         )
         values = {name: np.asarray(getattr(greeks, name), float) for name in ("value", *GREEKS)}
+    # Inside its window an average loses variance at the rate that is left of it, not day by day.
+    inside = expiries.years[group] < window
+    values["theta"] = np.where(inside, values["theta"] * (expiries.years[group] / (window or 1)) ** 2, values["theta"])
     marks = dict(market.quotes.select("instrument_id", "mark_price").iter_rows())
     ids = instruments.ids[number]
     frame = pl.DataFrame(

@@ -64,7 +64,7 @@ def _code(command: Callable[..., int], *words: Any, **options: Any) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.SUCCESS
     except OSError as error:
-        typer.echo(f"marginax: {error}", err=True)
+        typer.echo(f"marginax: {error}. Nothing was written: check the path, and that it may be written to", err=True)
         return Exit.INTERNAL
     except Exception:
         import traceback

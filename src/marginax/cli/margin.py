@@ -43,7 +43,12 @@ def command(
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
     order_book: Annotated[Path | None, _table("price levels; checked, not yet used")] = None,
     config: Annotated[Path | None, typer.Option(help="configuration; see `marginax init`", metavar="TOML")] = None,
-    model: Annotated[str | None, typer.Option(help="margin model, before the configuration's; or a preset")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="margin model, before the configuration's; or a preset, which the configuration's keys change"
+        ),
+    ] = None,
     as_of: Annotated[str | None, typer.Option(help="UTC time of the margin; default: the latest quote")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw, before the configuration's")] = None,
     on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
@@ -54,17 +59,15 @@ def command(
     from marginax.config import load_config, preset_names
     from marginax.market import utc_time
 
-    if config is None and model in preset_names():
-        settings, model = load_config(model), None
-    else:
-        settings = load_config(config)
+    preset = model if model in preset_names() else None
+    settings = load_config(config, preset=preset)
     run = settings.run.model_copy(
         update={
             "as_of": utc_time(as_of) if as_of else settings.run.as_of,
             "seed": settings.run.seed if seed is None else seed,
         }
     )
-    settings = settings.model_copy(update={"run": run, "model": model or settings.model})
+    settings = settings.model_copy(update={"run": run, "model": settings.model if preset else model or settings.model})
     book = {
         "instruments": instruments,
         "positions": positions,

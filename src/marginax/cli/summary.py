@@ -51,7 +51,8 @@ def print_summary(result: "Result", out: Path) -> None:
     ]
     uncovered = manifest["uncovered_loss"]
     if uncovered["worst"]:
-        moves = result.scenario(uncovered["worst_scenario"]).head(MOVES).iter_rows()
+        prices = result.scenario(uncovered["worst_scenario"]).filter(factor="price").drop("factor").drop_nulls()
+        moves = prices.head(MOVES).iter_rows()
         shown = ", ".join(f"{name} {move:+.0%}" for name, move in moves)
         note = f"beyond all equity, mean of the worst {uncovered['tail']:.3g}; "
         note += f"{uncovered['worst']:,.0f} in {uncovered['worst_scenario']} ({shown})"
@@ -103,6 +104,7 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Mark less than half or more than twice the index (in one unit?)": data["marks_far_from_index"],
         "Option mark far from its volatility (in one unit?)": manifest["options"]["marks_far_from_model"],
         "Haircuts for assets that are no underlyings": scenarios.get("haircuts_of_nothing", []),
+        "Forwards of no listed expiry, ignored (a date is 00:00 UTC)": data["forwards_of_nothing"],
         "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
     }
     if data["prices_after_as_of"]:

@@ -157,17 +157,31 @@ class Result:
         return pl.concat([pl.DataFrame(schema=schema), *frames]).sort("account_id", maintain_order=True)
 
     def scenario(self, label: str) -> pl.DataFrame:
-        """What one scenario does to each price: underlying, move (relative to the index price), the largest first.
+        """What one scenario does: underlying, factor, move; prices first, and the largest move of each kind first.
 
-        Raises KeyError for a label that no scenario has.
+        A price moves relative to the index (null where that is zero), an implied volatility relative to itself; a basis
+        by a share of the index, its `underlying` being what the basis is of. Paths to settlement are left out. Raises
+        KeyError for a label that no scenario has.
         """
         if label not in self.scenarios.labels:
             raise KeyError(f"no scenario {label!r}")
-        market, names = self._exposures.market, self._matched.market.underlyings["underlying"]
-        shocks = self.scenarios.shocks[self.scenarios.labels.index(label), : len(names)]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            moves = np.where(market.absolute, shocks / np.abs(market.index), np.expm1(shocks))
-        return pl.DataFrame({"underlying": names, "move": moves}).sort(pl.col("move").abs(), descending=True)
+        market, prices = self._exposures.market, self._matched.market.underlyings.height
+        shocks = self.scenarios.shocks[self.scenarios.labels.index(label)]
+        rows = []
+        for k, (name, shock) in enumerate(zip(self.scenarios.factors, shocks.tolist(), strict=True)):
+            kind, _, of = name.partition(":")
+            if k < prices:
+                size = abs(float(market.index[k]))
+                relative = (shock / size if size else None) if market.absolute[k] else float(np.expm1(shock))
+                rows.append((name, "price", relative))
+            elif kind == "implied_vol":
+                rows.append((of, kind, float(np.expm1(shock))))
+            elif kind == "basis":
+                rows.append((of, kind, shock))
+        order = pl.Enum(["price", "implied_vol", "basis"])
+        schema = pl.Schema({"underlying": pl.String(), "factor": order, "move": pl.Float64()})
+        moves = pl.DataFrame(rows, schema=schema, orient="row")
+        return moves.sort("factor", pl.col("move").abs(), descending=[False, True], nulls_last=True)
 
     def explain(self, account: str) -> pl.DataFrame:
         """Why one account owes what it owes: its attribution, the largest share first.

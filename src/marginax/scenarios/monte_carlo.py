@@ -26,6 +26,7 @@ from marginax_kernels import (
     MarginalMap,
     TailMap,
     apply_map,
+    check_correlation,
     copula_draws,
     copula_freedom,
     copula_shocks,
@@ -243,13 +244,12 @@ def _fitted(
 
 
 def _check(correlation: np.ndarray) -> None:
-    least = float(np.linalg.eigvalsh(correlation)[0])
-    if least <= 0:
-        what = (
-            f"with the estimated correlations of the others they are no correlation matrix: its least eigenvalue is "
-            f"{least:.2g}"
-        )
-        raise BadInput([_problem(what, "State correlations nearer to the estimated ones, or raise `shrinkage`")])
+    try:
+        check_correlation(correlation)
+    except ValueError as error:
+        what = f"with the estimated correlations of the others they are no correlation matrix: {error}"
+        remedy = "State correlations nearer to the estimated ones, or raise `shrinkage`"
+        raise BadInput([_problem(what, remedy)]) from None
 
 
 def _problem(what: str, remedy: str) -> Problem:

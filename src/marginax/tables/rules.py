@@ -9,10 +9,14 @@ FACTORS = ("price", "implied_vol", "basis")
 TENOR = r"^forward:(\d*[1-9]\d*(\.\d+)?|\d+\.\d*[1-9]\d*)[dDwWmMyY]$"
 
 
+# Thirty years at 10 %, and -4 % over ten.
+DISCOUNTS = (0.05, 1.5)
+
+
 def findings(rows: pl.DataFrame, table: str) -> pl.DataFrame:
     """The rows of `table` that break one of its rules."""
     check = {"instruments": _instruments, "quotes": _quotes, "history": _history, "accounts": _accounts,
-             "positions": _positions}.get(table)  # fmt: skip
+             "positions": _positions, "forwards": _forwards}.get(table)  # fmt: skip
     return together(check(rows)) if check else no_findings()
 
 
@@ -63,6 +67,12 @@ def _quotes(rows: pl.DataFrame) -> list[pl.DataFrame]:
     crossed = pl.format("the bid {} is above the ask {}", "bid", "ask")
     bad = pl.col("bid") > pl.col("ask")
     return [find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty")]
+
+
+def _forwards(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    what = pl.format("{} was given", "discount")
+    remedy = "Give the factor to today: 0.95 for a payment worth 95 % of itself"
+    return [find(rows, "forwards", ~pl.col("discount").is_between(*DISCOUNTS), "discount", what, remedy)]
 
 
 def _history(rows: pl.DataFrame) -> list[pl.DataFrame]:
