@@ -351,8 +351,7 @@ def test_losses_of_a_day_lie_within_what_the_scenarios_allow(day: tuple) -> None
     rows = day[2]
     assert rows["pnl"].null_count() <= 0.05 * rows.height
     known = rows.drop_nulls("pnl")
-    # The masses of 2,048 scenarios sum to one but for rounding.
-    assert known["place"].is_between(0, 1 + 1e-12).all()
+    assert known["place"].is_between(0, 1 + 1e-12).all()  # masses sum to one but for rounding
     assert known["beyond_var"].mean() <= 0.2
     assert -known["pnl"].sum() <= known["expected_shortfall"].sum()
     # Places that were all the same would tell of P&L in another unit than the scenarios'.
