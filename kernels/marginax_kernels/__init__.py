@@ -25,6 +25,7 @@ from marginax_kernels.marginals import (
 )
 from marginax_kernels.option_cube import reprice_bachelier, reprice_black76
 from marginax_kernels.reprice import inverse_pnl, linear_pnl, price_change, spot_pnl
+from marginax_kernels.scoring import fissler_ziegel, pinball
 from marginax_kernels.settlement import effective_years, unfixed_share
 from marginax_kernels.smile import svi_density_factor, svi_total_variance
 from marginax_kernels.tail import (
@@ -71,6 +72,7 @@ __all__ = [
     "expected_shortfall_scramble_error",
     "filtered_residuals",
     "first_worst",
+    "fissler_ziegel",
     "implied_deviation",
     "initial_variance",
     "inverse_pnl",
@@ -79,6 +81,7 @@ __all__ = [
     "marginal_map",
     "option_greeks",
     "overlapping_sums",
+    "pinball",
     "price_change",
     "principal_root",
     "reprice_bachelier",
