@@ -140,7 +140,7 @@ def test_counting_in_another_unit_of_money_changes_nothing_else(
 ) -> None:
     forward, strike, deviation = cast(precision, forward, strikes(forward, distance), deviation)
     once = np.asarray(value(forward, strike, deviation, call=call))
-    # A power of two moves no digit; only below the least normal number one of the two terms is zero and 8 times it none.
+    # A power of two moves no digit, unless a term is below the least normal number and its eightfold is not.
     least = 16 * np.finfo(precision).tiny
     np.testing.assert_allclose(value(8 * forward, 8 * strike, deviation, call=call), 8 * once, rtol=0, atol=least)
 
