@@ -265,7 +265,7 @@ def test_an_inverse_contract_quoted_in_its_own_coin_is_refused() -> None:
 
 
 def test_a_mark_and_a_volatility_that_disagree_are_told_to_whoever_holds_them() -> None:
-    """A volatility of 0.6 % prices a call, marked at 1,500, at nothing."""
+    """A volatility of 0.6 % prices a call, marked at 1,500, at nothing; its margin is by the volatility of the mark."""
     pair = (option("C", "call", "BTC", 55_000.0, 30, **STYLE), option("D", "call", "BTC", 54_000.0, 30, **STYLE))
     at = venue(pair, {"C": (1_500.0, 0.006), "D": (2_560.0, 0.7)}, {"BTC": 50_000.0})
     told = result(holding(at, {"writer": {"C": -1.0}, "other": {"D": -1.0}}), given(scenario_set(("BTC",), MOVES)))
@@ -274,6 +274,15 @@ def test_a_mark_and_a_volatility_that_disagree_are_told_to_whoever_holds_them() 
     assert found["writer"]["reason"] == "stale: mark or volatility of options on BTC, which disagree"
     assert found["other"]["status"] == "ok"
     assert told.manifest["options"]["marks_far_from_model"] == ["C"]
+    assert told.options["volatility_source"].to_list() == ["quote", "mark"]
+    assert 0.5 < found["writer"]["initial_margin"] / found["other"]["initial_margin"] < 1
+    # One in the other direction keeps the quote: the greater of the two.
+    high = venue(pair, {"C": (100.0, 0.7), "D": (2_560.0, 0.7)}, {"BTC": 50_000.0})
+    assert set(
+        result(holding(high, {"writer": {"C": -1.0}}), given(scenario_set(("BTC",), MOVES))).options[
+            "volatility_source"
+        ]
+    ) == {"quote"}
 
 
 def test_a_forward_of_no_listed_expiry_is_ignored_and_said() -> None:

@@ -14,7 +14,7 @@ from test_chains import FORWARD, INDEX, STYLES, chain, marks, stated, told
 
 
 def table_at(*, forward: float = 0.0, volatility: float = 0.0, hours: float = 0.0) -> pl.DataFrame:
-    """Options of every kind, and some of today, with their inputs moved a little; forward and discount are stated."""
+    """Options of every kind, and some of today, with their inputs moved a little; all is stated, marks are mute."""
     contracts = [
         *(row for style in STYLES for row in chain(style, strikes=(45_000.0, 52_000.0))),
         *chain("F", strikes=(49_800.0,), days=0.25),
@@ -22,7 +22,7 @@ def table_at(*, forward: float = 0.0, volatility: float = 0.0, hours: float = 0.
         option("OIL-P", "put", "OIL", -5.0, 30),
     ]
     quotes = {
-        row["instrument_id"]: (0.1, (40.0 if row["underlying"] == "OIL" else 0.7) + volatility) for row in contracts
+        row["instrument_id"]: (0.0, (40.0 if row["underlying"] == "OIL" else 0.7) + volatility) for row in contracts
     }
     forwards = [stated(forward=FORWARD + forward), stated(0.25, 50_010.0 + forward, None)]
     forwards.append({**stated(forward=62.0 + forward), "underlying": "OIL"})

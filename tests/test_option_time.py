@@ -122,7 +122,7 @@ SMILE = {-STEP: 0.9, 0.0: 0.7, STEP: 0.6}
 @cache
 def skewed() -> Tables:
     contracts = [option(f"AT {k:+.2f}", "call", "BTC", INDEX * exp(k), 30, **STYLE) for k in SMILE]
-    marks = {row["instrument_id"]: (5_000.0, vol) for row, vol in zip(contracts, SMILE.values(), strict=True)}
+    marks = {row["instrument_id"]: (0.0, vol) for row, vol in zip(contracts, SMILE.values(), strict=True)}
     return venue(contracts, marks, PRICES, forwards=[forward("BTC", 30, INDEX)])
 
 

@@ -1,7 +1,8 @@
 """What the options of a market are priced with: the volatility of each, and the forward of its expiry.
 
-A volatility is the quote's, else the one that the mark implies, else the expiry's smile at the strike, else that of the
-nearest expiry; where none of these is known there is none, never zero.
+A volatility is the quote's (the mark's where the two disagree and it is greater), else the one that the mark implies,
+else the expiry's smile at the strike, else that of the nearest expiry; where none of these is known there is none,
+never zero.
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ class Chains:
 
     `instrument` is its number, `expiry` its row of `expiries`, `moneyness` log(strike / forward) (strike - forward
     where the underlying is shocked absolutely), `volatility` NaN where none is known; `contradicted` says that the
-    mark is far from what a quoted volatility makes it.
+    mark is far from what a quoted volatility makes it, and the greater volatility of the two is used.
     """
 
     instrument: Int64[np.ndarray, " options"]
@@ -75,7 +76,8 @@ def market_chains(instruments: Instruments, market: Market, *, window: float = 0
         told = _Marks(worth, forward, strike, instruments.kind[chosen] == "call", normal, years)
         contradicted = told.contradict(quoted)
         implied = told.volatilities()
-    own = np.isfinite(quoted)
+    # Where the two disagree, the greater volatility: an option must not have less risk because one of them is wrong.
+    own = np.isfinite(quoted) & ~(contradicted & (implied > quoted))
     volatility = np.where(own, quoted, implied)
     source = np.where(own, VolatilitySource.QUOTE, VolatilitySource.MARK)
     source = np.where(np.isfinite(volatility), source, VolatilitySource.NONE).astype(np.int64)
