@@ -31,3 +31,18 @@ def chain_of(made: Venue) -> pl.DataFrame:
             per_value=pl.when(INVERSE).then(1 / pl.col("forward")).when(UPFRONT).then("discount").otherwise(1)
         )
     )
+
+
+def positions_with_terms(made: Venue, usd: dict[str, float]) -> pl.DataFrame:
+    """Positions with their instruments and quotes; prices in USD, entry (the mark where there is none), and size."""
+    return (
+        made.tables["positions"]
+        .join(made.tables["instruments"], on="instrument_id")
+        .join(made.tables["quotes"], on="instrument_id")
+        .with_columns(
+            quote_usd=pl.col("quote").replace_strict(usd, return_dtype=pl.Float64),
+            coin_usd=pl.col("underlying").replace_strict(usd, return_dtype=pl.Float64),
+            entry=pl.col("entry_price").fill_null(pl.col("mark_price")),
+            size=pl.col("quantity") * pl.col("multiplier"),
+        )
+    )

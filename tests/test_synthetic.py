@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from marginax.synthetic import Venue, venue
+from synthetic_chain import dollars, positions_with_terms
 
 S, F, T = pl.String(), pl.Float64(), pl.Datetime("us", "UTC")
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
@@ -48,23 +49,13 @@ def made() -> Venue:
 
 @pytest.fixture(scope="module")
 def usd(made: Venue) -> dict[str, float]:
-    return dict(made.tables["underlyings"].select("underlying", "index_price").iter_rows()) | {"USD": 1.0}
+    return dollars(made)
 
 
 @pytest.fixture(scope="module")
 def book(made: Venue, usd: dict[str, float]) -> pl.DataFrame:
     """Positions with their terms, signed `notional` and `gain` since entry, both in USD."""
-    joined = (
-        made.tables["positions"]
-        .join(made.tables["instruments"], on="instrument_id")
-        .join(made.tables["quotes"], on="instrument_id")
-        .with_columns(
-            quote_usd=pl.col("quote").replace_strict(usd, return_dtype=pl.Float64),
-            coin_usd=pl.col("underlying").replace_strict(usd, return_dtype=pl.Float64),
-            entry=pl.col("entry_price").fill_null(pl.col("mark_price")),
-            size=pl.col("quantity") * pl.col("multiplier"),
-        )
-    )
+    joined = positions_with_terms(made, usd)
     inverse = pl.col("settlement") == "inverse"
     coins = pl.col("size") * (1 / pl.col("entry") - 1 / pl.col("mark_price"))
     return joined.with_columns(

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import ndtr
 
 from marginax.synthetic import Venue, venue
-from synthetic_chain import INVERSE, OPTION, UPFRONT, chain_of, dollars
+from synthetic_chain import INVERSE, OPTION, UPFRONT, chain_of, dollars, positions_with_terms
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,7 @@ def listed(made: Venue) -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def book(made: Venue, usd: dict[str, float]) -> pl.DataFrame:
     """Positions with their terms: `notional`, signed, and `counts`, what equity counts, both in USD."""
-    joined = (
-        made.tables["positions"]
-        .join(made.tables["instruments"], on="instrument_id")
-        .join(made.tables["quotes"], on="instrument_id")
-        .with_columns(
-            quote_usd=pl.col("quote").replace_strict(usd, return_dtype=pl.Float64),
-            coin_usd=pl.col("underlying").replace_strict(usd, return_dtype=pl.Float64),
-            entry=pl.col("entry_price").fill_null(pl.col("mark_price")),
-            size=pl.col("quantity") * pl.col("multiplier"),
-        )
-    )
+    joined = positions_with_terms(made, usd)
     mark, entry, size = pl.col("mark_price"), pl.col("entry"), pl.col("size")
     owned = (pl.col("kind") == "spot") | (OPTION & UPFRONT)
     money = pl.when(INVERSE).then(pl.col("coin_usd")).otherwise(pl.col("quote_usd"))

@@ -18,18 +18,11 @@ from scipy.stats import qmc
 # Points are multiples of 2^-30 and are moved to the middle of their cells, so that none is zero.
 SOBOL_BITS = 30
 # No draw weighs more than two plain ones, so no book is worse off than with half as many plain draws, which is an error
-# 1.41 times as large: books that are long gamma lose in calm draws, where a stretched law draws least. Chosen by
-# benchmarks/monte_carlo.py: at 2,048 draws the worst of 200 books has 1.44 to 1.73 times the error of plain Sobol at ES
-# 99 %, by market and marginals; with 2.5 ES errs by 2.5 instead of 2.6 % and more books are above 1.6. What exceeds
-# 1.41 is the cut of one block of 2,048 points into 16, and chance: the five worst books of one half of the repeats are
-# at 1.2 to 1.3 in the other half.
-# A law that draws the calm end more often too, d v^k instead of d v, was measured and left out: with k = 2 and weights
-# up to 1.6 ES 99 % errs by 2.70 instead of 2.64 % and the worst books, measured anew, are at 1.21 to 1.37 instead of
-# 1.20 to 1.32. A bought straddle needs a small move more than a calm day, so its error comes from all of v; and at a
-# tail of 0.05 the worst are directional books under normal marginals, which lose by the cut.
+# 1.41 times as large: books that are long gamma lose in calm draws, where a stretched law draws least. A greater weight
+# makes the mean error smaller and these books worse. `python -m benchmarks.monte_carlo` measures both.
 GREATEST_WEIGHT = 2.0
-# At least so many scrambles within a set tell its error. Chosen by benchmarks/monte_carlo.py: 8 give an error of 2.58
-# instead of 2.64 %, but know it so poorly that the standard error must be widened by 21 instead of 9 %.
+# At least so many scrambles within a set tell its error. Fewer would leave larger blocks, and an error that is known so
+# poorly that Student's factor, 1.09 for 16, is 1.21 for 8.
 LEAST_SCRAMBLES = 16
 LEAST_POINTS = 32
 

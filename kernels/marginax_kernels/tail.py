@@ -108,10 +108,8 @@ def expected_shortfall_scramble_error(
     1.96, so that two of them hold the true value in 95 % of all runs. The relative variance of SE^2 is 2 / (R - 1) from
     R blocks and about 2 / n from the n draws that psi is spread over, so 1 / nu = 1 / (R - 1) + 1 / n, n the effective
     sample size of the weights beyond the edge. The factor of 16 blocks is 1.09, with 40 draws 1.12, with 3 draws 1.82.
-    Measured over 200 books (benchmarks/monte_carlo.py): 95 % at tails of 0.05 and 0.01 and 93 to 96 % at 0.0025, the
-    worst book over 100 runs at 84 to 91 %; without n, 85 to 92 % at 0.0025, and a book that loses in calm draws was
-    down to 74 % of 2,048 and 52 % of 1,024 draws. Units: the currency of `losses`. Raises ValueError for draws that
-    cannot be cut into at least two blocks.
+    `python -m benchmarks.monte_carlo` counts how often they do over 200 books. Units: the currency of `losses`. Raises
+    ValueError for draws that cannot be cut into at least two blocks.
 
     Gradient: not meaningful. Source: Owen (1997) for means over scrambles; Chen (2008) for psi; Satterthwaite (1946)
     for nu; Kong (1992) for n.

@@ -75,7 +75,7 @@ def market_chains(instruments: Instruments, market: Market, *, window: float = 0
         years = np.asarray(effective_years(expiries.years, window))[group]
         told = _Marks(worth, forward, strike, instruments.kind[chosen] == "call", normal, years)
         contradicted = told.contradict(quoted)
-        implied = told.volatilities()
+        implied = told.volatilities(np.isnan(quoted) | contradicted)
     # Where the two disagree, the greater volatility: an option must not have less risk because one of them is wrong.
     own = np.isfinite(quoted) & ~(contradicted & (implied > quoted))
     volatility = np.where(own, quoted, implied)
@@ -101,9 +101,9 @@ class _Marks:
     def intrinsic(self) -> np.ndarray:
         return np.maximum(np.where(self.call, self.forward - self.strike, self.strike - self.forward), 0)
 
-    def volatilities(self) -> np.ndarray:
-        """What each mark implies; NaN where its time value is too small to read, or breaks its bounds."""
-        readable = (self.worth - self.intrinsic > LEAST_TIME_VALUE * np.abs(self.forward)) & (self.years > 0)
+    def volatilities(self, wanted: np.ndarray) -> np.ndarray:
+        """What each wanted mark implies; NaN where its time value is too small to read, or breaks its bounds."""
+        readable = wanted & (self.worth - self.intrinsic > LEAST_TIME_VALUE * np.abs(self.forward)) & (self.years > 0)
         found = np.full(len(self.worth), np.nan)
         if readable.any():
             deviation = np.asarray(_deviations(self.worth, self.forward, self.strike, self.call, self.normal))

@@ -101,11 +101,10 @@ def market_expiries(
         mine = rows == k
         pairs = _pairs(strike[mine], mark[mine], call[mine])
         premium: Premium = "coin" if one["coin"] else "upfront" if one["upfront"] else "futures_style"
-        spot, unit = prices[one["underlying"]], prices[one["quote"]]
-        carry = rates[one["underlying"]] * years[k]
-        may_be_negative = one["underlying"] in absolute
-        known.append(_forward(row, pairs, premium, spot, unit, carry=carry, may_be_negative=may_be_negative))
-        carried.append(spot / unit * float(np.exp(carry)))
+        unit, growth = prices[one["quote"]], float(np.exp(rates[one["underlying"]] * years[k]))
+        index, may_be_negative = prices[one["underlying"]] / unit, one["underlying"] in absolute
+        known.append(_forward(row, pairs, premium, index, unit, growth=growth, may_be_negative=may_be_negative))
+        carried.append(index * growth)
         times.append(None if row is None else row["time"])
     forward, discount, source, parity, spread = np.array(known, float).reshape(-1, 5).T
     return Expiries(
@@ -131,7 +130,7 @@ def contradicted_forwards(instruments: Instruments, market: Market, *, bound: fl
 
     `other`, in account currency, is the forward `by` put-call parity of the marks; where there is no pair of marks,
     `by` index and rate, unless the underlying is shocked absolutely. `bound` is relative, the scatter of the strikes'
-    own forwards allowed on top; from index and rate, which know no cost of carry, a forward may be `FAR_FROM_INDEX`.
+    own forwards allowed on top; index and rate know no cost of carry, and only `FAR_FROM_INDEX` of them is too far.
     """
     schema: dict[str, pl.DataType] = {
         "underlying": pl.String(),
@@ -164,28 +163,28 @@ def _forward(
     row: Mapping[str, float] | None,
     pairs: tuple[np.ndarray, np.ndarray, np.ndarray],
     premium: Premium,
-    spot: float,
+    index: float,
     unit: float,
     *,
-    carry: float,
+    growth: float,
     may_be_negative: bool,
 ) -> tuple[float, float, ForwardSource, float, float]:
     """Forward, discount and source of one expiry, and the forward and spread of its put-call parity.
 
-    `row` is its row of the table `forwards`; `spot` and `unit` are the prices of underlying and quote currency, `carry`
-    is rate x years.
+    `row` is its row of the table `forwards`; `index` is in quote currency, whose own price is `unit`; `growth` is
+    exp(rate x years).
     """
     discount = None if row is None else row["discount"]
-    if discount is None and carry:
-        discount = float(np.exp(-carry))
-    parity = parity_forward(*pairs, premium=premium, index=spot / unit, discount=discount)
+    if discount is None and growth != 1:
+        discount = 1 / growth
+    parity = parity_forward(*pairs, premium=premium, index=index, discount=discount)
     if row is not None:
         forward, source = row["forward"] / unit, ForwardSource.TABLE
         discount = parity.discount if discount is None else discount
     elif np.isfinite(parity.forward) and (parity.forward > 0 or may_be_negative):
         forward, source, discount = parity.forward, ForwardSource.PARITY, parity.discount
     else:
-        forward, source = spot / unit * float(np.exp(carry)), ForwardSource.INDEX
+        forward, source = index * growth, ForwardSource.INDEX
     if premium != "upfront" or discount is None:
         discount = 1.0
     return forward, discount, source, parity.forward, parity.spread

@@ -22,6 +22,8 @@ from marginax.sections import Basis, Proxy, Scenarios, Volatility
 from marginax.series import by_underlying, last_known, logs, returns_of, stamps
 
 NO_PROXY = -1
+# What the names of paths to a settlement begin with.
+SETTLEMENT = "settlement:"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class FactorHistory:
 
 def settlement_factor(underlying: str, expiry: np.datetime64) -> str:
     """The name of the factor that tells where an underlying stands when options of an expiry settle."""
-    return f"settlement:{underlying}:{np.datetime_as_string(expiry, unit='m')}"
+    return f"{SETTLEMENT}{underlying}:{np.datetime_as_string(expiry, unit='m')}"
 
 
 def volatility_factor(underlying: str) -> str:

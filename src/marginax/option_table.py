@@ -31,6 +31,8 @@ def option_table(instruments: Instruments, market: Market, chains: Chains, *, wi
     forward, discount = expiries.forward[group], expiries.discount[group]
     with jax.enable_x64(True):
         years = np.asarray(effective_years(expiries.years, window))[group]
+        # Inside its window an average loses its variance faster, or slower, than time passes.
+        pace = np.asarray(jax.vmap(jax.grad(effective_years), (0, None))(expiries.years, window))[group]
         greeks = _option_greeks(
             forward,
             instruments.strike[number],
@@ -41,9 +43,7 @@ def option_table(instruments: Instruments, market: Market, chains: Chains, *, wi
             normal=expiries.normal[group],
         )
         values = {name: np.asarray(getattr(greeks, name), float) for name in ("value", *GREEKS)}
-    # Inside its window an average loses variance at the rate that is left of it, not day by day.
-    inside = expiries.years[group] < window
-    values["theta"] = np.where(inside, values["theta"] * (expiries.years[group] / (window or 1)) ** 2, values["theta"])
+        values["theta"] = values["theta"] * pace
     marks = dict(market.quotes.select("instrument_id", "mark_price").iter_rows())
     ids = instruments.ids[number]
     frame = pl.DataFrame(

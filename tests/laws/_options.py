@@ -221,17 +221,7 @@ class Holdings(_books.Holdings):
 
     def tables(self, names: Sequence[str] | None = None) -> Tables:
         """The venue's tables with this book; zeros are no rows."""
-        names = [account_name(k) for k in range(self.accounts)] if names is None else names
-        held = [
-            {"account_id": names[a], "instrument_id": INSTRUMENTS[i], "quantity": self.quantities[a, i],
-             "entry_price": None if np.isnan(self.entries[a, i]) else self.entries[a, i]}
-            for a, i in np.argwhere(self.quantities != 0)
-        ]  # fmt: skip
-        owned = [
-            {"account_id": names[a], "asset": ASSETS[k], "amount": self.money[a, k]}
-            for a, k in np.argwhere(self.money != 0)
-        ]
-        return {**every_option(), "positions": frame("positions", held), "balances": frame("balances", owned)}
+        return {**every_option(), **self.rows(INSTRUMENTS, ASSETS, names)}
 
     @cached_property
     def gross(self) -> dict[str, float]:

@@ -6,17 +6,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from laws._books import (
     ASSETS,
+    BOTH,
     HAIRCUTS,
     INSTRUMENTS,
+    MONEY,
+    PARTS,
     TAIL,
     Holdings,
     account_name,
     allowed,
+    by_account,
+    few,
     frame,
     holdings,
     margins,
@@ -24,16 +29,6 @@ from laws._books import (
     scenarios,
 )
 from reference import margin as reference
-
-# A margin pass costs 50 ms of tables and checks, whatever the book: ten books of six accounts each are sixty examples.
-few = settings(max_examples=10)
-PARTS = ("core", "collateral", "haircut", "floor")
-MONEY = ("initial_margin", "maintenance_margin", "var", "expected_shortfall", *PARTS)
-BOTH = ("float32", "float64")
-
-
-def by_account(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    return {row["account_id"]: row for row in frame.iter_rows(named=True)}
 
 
 def added(tables: Mapping[str, pl.DataFrame], table: str, rows: list[dict[str, Any]]) -> dict[str, pl.DataFrame]:

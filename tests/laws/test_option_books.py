@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from laws import _options
-from laws._books import NOW, contract
+from laws._books import BOTH, MONEY, NOW, by_account, contract, few
 from laws._options import (
     CONTRACTS,
     CONVENTIONS,
@@ -38,16 +38,6 @@ from laws._options import (
 from reference import options as twin
 from reference import tail as reference
 from reference.samples import rounding
-
-# A pass costs a tenth of a second of tables and checks, whatever the book: ten books of six accounts are sixty.
-few = settings(max_examples=10)
-PARTS = ("core", "collateral", "haircut", "floor")
-MONEY = ("initial_margin", "maintenance_margin", "var", "expected_shortfall", *PARTS)
-BOTH = ("float32", "float64")
-
-
-def by_account(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    return {row["account_id"]: row for row in table.iter_rows(named=True)}
 
 
 @pytest.mark.parametrize("precision", BOTH)

@@ -13,6 +13,8 @@ from hashlib import sha256
 import numpy as np
 from jaxtyping import Float64
 
+from marginax.history import SETTLEMENT
+
 # Weights are sums of at most a few thousand float64 numbers; 1e-9 is far above their rounding and below any weight.
 ROUNDING = 1e-9
 
@@ -46,7 +48,7 @@ class ScenarioSet:
         if len(set(self.factors)) < len(self.factors):
             twice = next(name for name in self.factors if self.factors.count(name) > 1)
             raise ValueError(f"the factor {twice!r} is named twice; keep one column of shocks for it")
-        pathless = np.array([name.startswith("settlement:") for name in self.factors], bool) & np.isnan(self.shocks)
+        pathless = np.array([name.startswith(SETTLEMENT) for name in self.factors], bool) & np.isnan(self.shocks)
         if not (np.isfinite(self.shocks) | pathless).all():
             raise ValueError("a shock is not finite; every factor needs a number in every scenario")
         if not (self.weights >= 0).all() or abs(self.weights.sum() - 1) > ROUNDING:

@@ -21,11 +21,10 @@ from marginax_kernels import overlapping_sums
 
 
 class StressDraws(eqx.Module):
-    """Each window's bars (first, last but one), the moves of events and grid, and the paths to settlement by factor."""
+    """Each window's bars (first, last but one), and the moves of events and grid."""
 
     windows: tuple[tuple[int, int], ...] = eqx.field(static=True)
     moves: Float[Any, "moves factors"]
-    paths: tuple[int, ...] = eqx.field(static=True, default=())
 
 
 class Stress(eqx.Module):
@@ -52,8 +51,7 @@ class Stress(eqx.Module):
         moves = [_event(event, history) for event in self.events]
         moves += [_together(price, volatility, history) for price, volatility in self._points()]
         shape = (len(moves), len(history.names))
-        windows = tuple(self._bars(window, history) for window in self.windows)
-        return StressDraws(windows, np.reshape(moves, shape), tuple(np.flatnonzero(history.is_settlement).tolist()))
+        return StressDraws(tuple(self._bars(window, history) for window in self.windows), np.reshape(moves, shape))
 
     def shocks(
         self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: StressDraws
@@ -62,11 +60,11 @@ class Stress(eqx.Module):
         blocks, weights = [], []
         if draws.windows:
             plain = volatility.plain(observed, filling)
+            paths = np.array([path for path, _ in observed.factors.settlements], int)
             bars, scale = horizon_bars(self.horizon_days, observed.factors.bars_per_day)
             for window, (begin, end) in zip(self.windows, draws.windows, strict=True):
                 block = overlapping_sums(plain[begin:end], bars=bars) * scale
-                block = block.at[:, np.asarray(draws.paths, int)].set(jnp.nan)
-                blocks.append(block)
+                blocks.append(block.at[:, paths].set(jnp.nan))
                 weights.append(jnp.full(len(block), window.mass / len(block)))
         if len(draws.moves):
             masses = [event.mass for event in self.events]

@@ -7,9 +7,7 @@ from marginax.tables.findings import find, no_findings, together
 FACTORS = ("price", "implied_vol", "basis")
 # A number above zero, and a unit.
 TENOR = r"^forward:(\d*[1-9]\d*(\.\d+)?|\d+\.\d*[1-9]\d*)[dDwWmMyY]$"
-
-
-# Thirty years at 10 %, and -4 % over ten.
+# Discount factors: thirty years at 10 %, and ten at -4 %.
 DISCOUNTS = (0.05, 1.5)
 
 
