@@ -18,6 +18,7 @@ import marginax as mx
 from laws._books import NOW, Tables, contract, scenario_set
 from laws._options import given, holding, option, result, rows, venue
 from reference import options as twin
+from reference.black import black76
 
 INDEX, FORWARD, DISCOUNT, VOLATILITY = 50_000.0, 50_600.0, 0.99, 0.7
 STRIKES = (40_000.0, 45_000.0, 50_000.0, 55_000.0, 60_000.0)
@@ -102,6 +103,21 @@ def test_without_a_pair_of_marks_the_forward_is_the_index_with_interest(style: s
     np.testing.assert_allclose(table["discount"], exp(-0.05 * years) if style == "U" else 1.0, rtol=1e-14)
     np.testing.assert_allclose(table["implied_vol"], VOLATILITY, rtol=1e-9)
     assert answer.manifest["options"]["forwards"] == {"table": 0, "parity": 0, "index": 5}
+
+
+def test_a_forward_without_a_discount_takes_that_of_parity() -> None:
+    """Two years at a discount of 0.9: deep in the money, without it, a volatility of 50 % would be read as half."""
+    strikes, discount, root = (20_000.0, 35_000.0, 45_000.0, 50_000.0, 60_000.0, 80_000.0), 0.9, 0.5 * np.sqrt(2)
+    contracts = chain("U", days=730, strikes=strikes)
+    made = {
+        row["instrument_id"]: discount * black76(FORWARD, row["strike"], root, row["kind"] == "call")
+        for row in contracts
+    }
+    found = options(venue(contracts, made, {"BTC": INDEX}, forwards=[stated(730, FORWARD, None)]))
+    for row in found.values():
+        assert row["discount"] == pytest.approx(discount, rel=1e-9)
+        assert row["implied_vol"] == pytest.approx(0.5, rel=1e-6)
+        assert row["forward_source"] == "table"
 
 
 def test_forwards_of_a_table_are_in_account_currency_and_those_of_options_in_their_own() -> None:

@@ -128,6 +128,12 @@ def test_the_model_and_the_time_can_be_said_on_the_command_line(start: Path) -> 
     assert run([*flags(start), "--as-of", "tomorrow"]) == Exit.BAD_INPUT
 
 
+def test_a_preset_can_be_asked_for_beside_a_configuration(start: Path) -> None:
+    assert run([*flags(start), "--model", "monte_carlo"]) == Exit.SUCCESS
+    manifest = json.loads((start / "results" / "manifest.json").read_text())
+    assert manifest["scenarios"]["source"] == "monte_carlo"
+
+
 def test_history_may_be_many_files(start: Path) -> None:
     rows = pl.read_csv(start / "history.csv", infer_schema=False)
     rows[:700].write_csv(start / "early.csv")

@@ -220,3 +220,19 @@ def test_the_remedy_for_draws_that_cannot_be_cut_is_one_that_can(draws: int, scr
         drawn(draws=draws, scrambles=scrambles)
     remedy = int(str(caught.value).split("take ")[1].split(",")[0])
     assert drawn(draws=remedy, scrambles=scrambles).monte_carlo.draws > draws
+
+
+def test_caps_hold_for_their_coin_are_counted_and_named_where_they_are_of_nothing() -> None:
+    tight = run(holding(venue(), *BOOKS), drawn(price_caps={"BTC": 1.01, "ZZZ": 2.0}))
+    moves = {name: tight.scenarios.shocks[:, k] for k, name in enumerate(tight.scenarios.factors)}
+    assert np.abs(moves["BTC"]).max() == pytest.approx(np.log(1.01))
+    manifest = tight.manifest["scenarios"]
+    assert manifest["shocks_bounded"]["BTC"] == (np.abs(moves["BTC"]) >= np.log(1.01) * (1 - 1e-9)).sum() > 100
+    assert 0 < manifest["mass_bounded"] <= 1
+    assert manifest["price_caps_of_nothing"] == ["ZZZ"]
+    assert "shocks_bounded" in usual().manifest["scenarios"]
+
+
+def test_a_tail_thinner_than_a_draw_asks_for_draws() -> None:
+    with pytest.raises(mx.BadInput, match=r"risk.tail.*Draw at least 10000 \(`monte_carlo.draws`\), or widen the tail"):
+        run(holding(venue(), *BOOKS), drawn(tail=0.0001))

@@ -13,7 +13,7 @@ from laws._options import given, holding, option, venue
 from test_chains import FORWARD, INDEX, STYLES, chain, marks, stated, told
 
 
-def table_at(*, forward: float = 0.0, volatility: float = 0.0, hours: float = 0.0) -> pl.DataFrame:
+def table_at(*, forward: float = 0.0, volatility: float = 0.0, hours: float = 0.0, window: float = 0.0) -> pl.DataFrame:
     """Options of every kind, and some of today, with their inputs moved a little; all is stated, marks are mute."""
     contracts = [
         *(row for style in STYLES for row in chain(style, strikes=(45_000.0, 52_000.0))),
@@ -31,7 +31,9 @@ def table_at(*, forward: float = 0.0, volatility: float = 0.0, hours: float = 0.
     held = mx.read_book(**{name: holding(tables, {})[name] for name in ("instruments", "positions", "balances")})
     names = ("quotes", "underlyings", "history", "forwards")
     known = mx.read_market(**{name: tables[name] for name in names}, as_of=NOW + timedelta(hours=hours))
-    by = given(scenario_set(("BTC", "OIL"), [[0.0, 0.0]]), options={"forward_bound": 0.99})
+    by = given(
+        scenario_set(("BTC", "OIL"), [[0.0, 0.0]]), options={"forward_bound": 0.99, "settlement_window_minutes": window}
+    )
     return mx.margin_book(held, known, by).options
 
 
@@ -63,6 +65,18 @@ def test_greeks_are_the_slopes_of_the_model_price() -> None:
     slope = (value(table_at(hours=hours)) - value(table_at(hours=-hours))) / (2 * hours / (365 * 24))
     np.testing.assert_allclose(slope, now["theta"].to_numpy(), rtol=1e-4, atol=1e-6)
     assert now["years"].min() == pytest.approx(0.25 / 365)
+
+
+def test_theta_of_an_average_is_the_slope_of_its_price_too() -> None:
+    """Over the last ten hours: options of six hours are inside, those of thirty days are not."""
+    hours = 1 / 120
+    now, later, before = (table_at(hours=each, window=600.0) for each in (0.0, hours, -hours))
+    unit = np.where([name.startswith("BTC-B-") for name in now["instrument_id"]], now["forward"].to_numpy(), 1.0)
+    slope = unit * (later["model_price"] - before["model_price"]).to_numpy() / (2 * hours / (365 * 24))
+    np.testing.assert_allclose(slope, now["theta"].to_numpy(), rtol=1e-4, atol=1e-6)
+    inside = now["years"].to_numpy() < 600 / (365 * 24 * 60)
+    assert inside.any()
+    assert not np.allclose(now["theta"].to_numpy()[inside], table_at()["theta"].to_numpy()[inside], rtol=0.1)
 
 
 def test_options_are_written_as_they_are_told(tmp_path: Path) -> None:

@@ -105,6 +105,15 @@ def test_an_average_that_is_half_fixed_moves_by_half() -> None:
     assert told["OIL-P"] == pytest.approx(5 - 2, abs=1e-6)
 
 
+def test_the_forward_of_an_average_that_has_begun_moves_by_what_is_open() -> None:
+    """An hour's average half an hour before its end, over no time: half of 4 % of a forward, not yet settled."""
+    days = 30 / (24 * 60)
+    soon = tuple({**row, "expiry": NOW + timedelta(days=days)} for row in EXPIRING if row["instrument_id"] == "FS-C")
+    told = gains({"BTC": log(1.04)}, expiring(soon, days), options={"settlement_window_minutes": 60.0})
+    # A call at 50,000 on a forward of 51,000 is as good as the forward: the deviation of a quarter of an hour is 0.2 %.
+    assert told["FS-C"] == pytest.approx(0.02 * 51_000, abs=1.0)
+
+
 def test_an_average_has_less_variance_than_a_price() -> None:
     """A mean over the last day has a third of its variance: 30 days count as 29 and a third."""
     told = gains({"implied_vol:BTC": log(2)}, options={"settlement_window_minutes": 1440.0})

@@ -107,6 +107,42 @@ def test_scenarios_without_a_path_do_not_depend_on_what_was_asked_before() -> No
     )
 
 
+def test_an_average_inside_the_horizon_has_the_move_of_an_earlier_hour() -> None:
+    """A quarter of a day averaged over its last six hours is all average: a third of its variance."""
+    book = holding(
+        venue(
+            CONTRACTS,
+            {"BTC-SPOT": INDEX, **dict.fromkeys(SHARES, (INDEX - 1, 0.5))},
+            {"BTC": INDEX},
+            history=[row for row in paths() if row["underlying"] == "BTC"],
+        ),
+        {"spot": {"BTC-SPOT": 1.0}, "quarter": {"quarter": 1.0}},
+    )
+    settings = {"scenarios": {"source": "historical"}, "options": {"settlement_window_minutes": 360.0}}
+    margin = {
+        name: row["initial_margin"]
+        for name, row in rows(result(book, mx.load_model(parse_config(settings, "test")))).items()
+    }
+    assert margin["quarter"] == pytest.approx(np.sqrt(0.25 / 3) * margin["spot"], rel=0.2)
+
+
+def test_a_stress_window_moves_before_the_settlement_as_a_grid_does() -> None:
+    day = str(min(row["time"] for row in paths())).split()[0]
+    window = {"name": "first", "from": np.datetime64(day) + 20, "to": np.datetime64(day) + 40}
+    window = {key: each if isinstance(each, str) else each.astype(object) for key, each in window.items()}
+    tables = venue(
+        CONTRACTS,
+        {"BTC-SPOT": INDEX, **dict.fromkeys(SHARES, (INDEX - 1, 0.5))},
+        {"BTC": INDEX},
+        history=[row for row in paths() if row["underlying"] == "BTC"],
+    )
+    settings = {"scenarios": {"source": "historical", "stress": [window]}}
+    told = result(holding(tables, {"a": {"quarter": 1.0}}), mx.load_model(parse_config(settings, "test"))).scenarios
+    pathless = np.isnan(told.shocks[:, [name.startswith("settlement:") for name in told.factors]]).all(axis=1)
+    assert pathless.tolist() == [label.startswith("first: ") for label in told.labels]
+    assert pathless.sum() > 10
+
+
 def test_on_a_grid_all_of_the_move_comes_before_the_settlement() -> None:
     told = answer("crash")
     assert told.scenarios.labels[-1] == "price -0.9, volatility +0"

@@ -185,7 +185,7 @@ WAYS = [*((how, "filtered_historical") for how in UNKNOWN), *((how, "monte_carlo
 def test_an_option_never_gets_zero_risk_because_something_about_it_is_unknown(how: str, source: str) -> None:
     full, found = rows(margined("all is known", source)), rows(margined(how, source))
     for name, row in found.items():
-        assert row["status"] in ("ok", "stale", "proxied"), row["reason"]
+        assert row["status"] in (("stale",) if how == "marks of nothing" else ("ok", "proxied")), row["reason"]
         assert full[name]["initial_margin"] > 0
         # Half: where the price never moved only volatility does, and a book of straddles has gamma to lose too.
         share = row["initial_margin"] / full[name]["initial_margin"]
@@ -262,3 +262,25 @@ def test_what_is_not_known_is_said(how: str, book: str, reason: str) -> None:
 def test_what_is_found_elsewhere_in_the_same_chain_is_no_proxy(how: str) -> None:
     found = rows(margined(how))
     assert found["short straddle"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(("days", "status"), [(1, "ok"), (20, "stale")])
+def test_a_volatility_whose_history_ended_is_stale(days: int, status: str) -> None:
+    history = [row for row in implied() if row["time"] <= NOW - timedelta(days=days)]
+    found = rows(
+        result(holding({**known(), "history": frame("history", [*prices(), *history])}, BOOKS), "expected_shortfall")
+    )
+    assert {row["status"] for row in found.values()} == {status}
+    if status == "stale":
+        assert all(row["reason"] == "stale: volatility history of BTC" for row in found.values())
+
+
+def test_the_volatility_of_what_may_pass_through_zero_does_not_follow_its_price() -> None:
+    """Moves over a level near zero would be any number; it moves by noise of its own alone."""
+    contracts = (option("OIL-C", "call", "OIL", 1.0, NEAR, **STYLE), option("OIL-P", "put", "OIL", 1.0, NEAR, **STYLE))
+    oil = series(1.0 + np.concatenate([[0.0], np.cumsum(0.3 * walks()[0] / 0.03)]), "OIL")
+    at = venue(contracts, {"OIL-C": 3.0, "OIL-P": 3.0}, {"OIL": {"index_price": 1.0, "shock": "absolute"}}, history=oil)
+    told = result(holding(at, {"a": {"OIL-C": -1.0}}), "expected_shortfall").scenarios
+    price, mood = (told.shocks[:, told.factors.index(name)] for name in ("OIL", "implied_vol:OIL"))
+    assert abs(np.corrcoef(price, mood)[0, 1]) < 3 / np.sqrt(len(price))
+    assert mood.std() == pytest.approx(1.5 * 0.06, rel=0.05)

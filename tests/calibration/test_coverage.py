@@ -87,6 +87,21 @@ def test_every_test_of_a_right_model_rejects_as_often_as_it_says() -> None:
     assert ((found / RUNS > 0.035 - 0.007) & (found / RUNS < 0.065)).all(), found / RUNS
 
 
+def test_what_the_chi_square_law_makes_of_250_days() -> None:
+    """The claim that exact p-values are for: it rejects 9.5 % of right models at 5 %, ours never more than 5 %."""
+    count = np.arange(251)
+    ratio = np.array([coverage.kupiec(250, k, tail=TAIL).statistic for k in count[:40]])
+    mass = stats.binom.pmf(count, 250, TAIL)[:40]
+    assert mass[ratio > stats.chi2.isf(0.05, 1)].sum() == pytest.approx(0.095, abs=0.001)
+    assert mass[[coverage.kupiec(250, k, tail=TAIL).p < 0.05 for k in range(40)]].sum() <= 0.05
+
+
+def test_independence_is_careful_where_breaches_are_few() -> None:
+    rng = np.random.default_rng(9)
+    size = np.mean([coverage.independence(breach).p < 0.05 for breach in rng.random((4_000, 500)) < TAIL])
+    assert size == pytest.approx(0.03, abs=0.009)
+
+
 def test_a_model_that_charges_half_or_clusters_is_found_out() -> None:
     rng = np.random.default_rng(3)
     half = stats.t.sf(stats.t.isf(TAIL, 5) / 2, 5)
