@@ -1,30 +1,37 @@
 """Is one forecast better than another, and how many of many tests really reject?"""
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
+# Scores of two models differ for weeks on end, as their volatilities do. Over portfolios that share such a difference
+# (500 to 2,000 days, half-lives up to 34 days) 12 cosines reject 4 to 9 % of equal models at 5 %, Bartlett weights over
+# 5 to 8 lags up to 40 %; the price is a critical value of 2.18 where the normal one is 1.96.
+COSINES = 12
 
-def diebold_mariano(difference: Float64[np.ndarray, " days"]) -> float:
-    """Two-sided p-value of equal mean scores, from the daily difference of the two.
 
-    The mean over its standard error with Bartlett weights up to floor(4 (days / 100)^(2/9)) lags, against Student's law
-    with days - 1 degrees of freedom. 1 where the forecasts never differ. Raises ValueError where there are fewer than
-    two days. Source: Diebold and Mariano (1995); Newey and West (1987, 1994); Harvey, Leybourne and Newbold (1997).
+def diebold_mariano(difference: Float64[np.ndarray, "*series days"]) -> Float64[np.ndarray, "*series"]:
+    """Two-sided p-values of equal mean scores, from the daily difference of the two.
+
+    The mean over its standard error, which comes from the slowest moves of the series: its projections on 12 cosines
+    (days - 1 where there are fewer), as if it went on mirrored. Against Student's law with as many degrees of freedom;
+    with all days - 1 it is the plain t-test. 1 where the forecasts never differ. Raises ValueError where there are
+    fewer than two days. Source: Diebold and Mariano (1995); Lazarus, Lewis, Stock and Watson (2018), the
+    equal-weighted cosine estimator.
     """
-    days = len(difference)
+    days = difference.shape[-1]
     if days < 2:
         raise ValueError(f"{days} days tell no difference. Give two or more.")
-    centred = difference - difference.mean()
-    lags = int(4 * (days / 100) ** (2 / 9))
-    variance = centred @ centred
-    for lag in range(1, min(lags, days - 1) + 1):
-        variance += 2 * (1 - lag / (lags + 1)) * (centred[lag:] @ centred[:-lag])
-    scale = np.abs(difference).max()
-    if not variance > (1e-12 * scale) ** 2 * days:
-        return 1.0 if abs(difference.mean()) <= 1e-12 * scale else 0.0
-    statistic = difference.sum() / np.sqrt(variance)
-    return float(2 * stats.t.sf(abs(statistic), days - 1))
+    waves = _cosines(days)
+    total = difference.sum(-1)
+    variance = days * ((difference @ waves) ** 2).mean(-1)
+    scale = days * np.abs(difference).max(-1)
+    still = ~(variance > (1e-12 * scale) ** 2)
+    statistic = np.abs(total) / np.sqrt(np.where(still, 1, variance))
+    constant = np.where(np.abs(total) <= 1e-12 * scale, 1.0, 0.0)
+    return np.where(still, constant, 2 * stats.t.sf(statistic, waves.shape[1]))
 
 
 def rejected(p_values: Float64[np.ndarray, " tests"], *, rate: float = 0.05) -> Bool[np.ndarray, " tests"]:
@@ -32,3 +39,10 @@ def rejected(p_values: Float64[np.ndarray, " tests"], *, rate: float = 0.05) -> 
     if not len(p_values):
         return np.zeros(0, bool)
     return stats.false_discovery_control(p_values, method="bh") <= rate
+
+
+@cache
+def _cosines(days: int) -> Float64[np.ndarray, "days cosines"]:
+    """Orthonormal, and each with a mean of zero."""
+    count = np.arange(1, min(COSINES, days - 1) + 1)
+    return np.sqrt(2 / days) * np.cos(np.pi * np.outer(np.arange(days) + 0.5, count) / days)

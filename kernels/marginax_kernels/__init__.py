@@ -12,6 +12,14 @@ from marginax_kernels.draws import (
     stretch_for,
     stretched_mixing,
 )
+from marginax_kernels.garch import (
+    garch_likelihood_expansion,
+    garch_log_likelihood,
+    garch_update,
+    garch_variance,
+    student_quantile_and_shortfall,
+    student_tail,
+)
 from marginax_kernels.implied import implied_deviation
 from marginax_kernels.marginals import (
     MarginalMap,
@@ -73,6 +81,10 @@ __all__ = [
     "filtered_residuals",
     "first_worst",
     "fissler_ziegel",
+    "garch_likelihood_expansion",
+    "garch_log_likelihood",
+    "garch_update",
+    "garch_variance",
     "implied_deviation",
     "initial_variance",
     "inverse_pnl",
@@ -92,6 +104,8 @@ __all__ = [
     "spot_pnl",
     "stretch_for",
     "stretched_mixing",
+    "student_quantile_and_shortfall",
+    "student_tail",
     "svi_density_factor",
     "svi_total_variance",
     "t_freedom",

@@ -19,6 +19,7 @@ from marginax.sections import (
     MonteCarlo,
     Options,
     Proxy,
+    Replay,
     Risk,
     Run,
     Scenarios,
@@ -60,6 +61,7 @@ class Config(Section):
     options: Options = Options()
     monte_carlo: MonteCarlo = MonteCarlo()
     collateral: Collateral = Collateral()
+    replay: Replay = Replay()
     engine: Engine = Engine()
     parameters: dict[str, Any] = Field(default_factory=dict)
 

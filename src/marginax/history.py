@@ -35,7 +35,7 @@ class FactorHistory:
     that knows nothing but its size, or that leans on its proxy with a residual of that size (`leaning`); `level` turns
     a shock into a relative move (1 for log shocks). `gap_*` is the return since the last bar and the bars it spans, NaN
     where nothing is missing. `settlements` are the underlyings and times that have a path to settlement,
-    `volatilities` counts the implied volatilities, which come last.
+    `volatilities` counts the implied volatilities, which come last; the first `padding` rows are no bars.
     """
 
     names: tuple[str, ...]
@@ -56,6 +56,7 @@ class FactorHistory:
     last_bar: np.ndarray
     volatilities: int = 0
     settlements: tuple[tuple[str, np.datetime64], ...] = ()
+    padding: int = 0
 
     @property
     def is_volatility(self) -> Bool[np.ndarray, " factors"]:

@@ -62,6 +62,9 @@ class Risk(Section):
     """The risk measure and the requirement made of it."""
 
     tail: float = Field(0.01, gt=0, lt=1, description="probability of the tail; 0.01 is 99 %")
+    charge_tail: float | None = Field(
+        None, gt=0, lt=1, examples=[0.025], description="probability of the tail that is charged; default: `tail`"
+    )
     horizon_days: float = Field(1.0, gt=0, le=60, description="trading days that a default takes to close out")
     maintenance_ratio: float = Field(0.8, gt=0, le=1, description="maintenance over initial margin")
 
@@ -274,6 +277,17 @@ class MonteCarlo(Section):
                 if first in value.get(second, {}):
                     raise ValueError(f"the correlation of {first} and {second} is given twice; keep one")
         return value
+
+
+class Replay(Section):
+    """How often a replay of history makes a model anew; a single run always does."""
+
+    refit_bars: int = Field(0, ge=0, le=100_000, description="bars between two refits; 0: nothing is kept")
+    refit_years: float = Field(0.0, ge=0, le=100, description="the same in years, before the key above")
+    keeps: Literal["laws", "everything"] = Field(
+        "laws", description="between refits: what is fitted, or the scenarios and all margins too"
+    )
+    embargo_bars: int = Field(0, ge=0, le=10_000, description="bars before a refit that it does not look at")
 
 
 class Collateral(Section):

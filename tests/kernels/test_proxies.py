@@ -4,6 +4,8 @@ Six factors: 0 and 5 stand alone, with gaps; 1 follows 0 and has gaps; 2 follows
 with a given beta; 4 follows 2, which is itself proxied.
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from marginax.history import NO_PROXY
 from marginax.scenarios import ScenarioSource
 from marginax.scenarios.filtering import FactorArrays, FillDraws
 from marginax.scenarios.historical import HistoricalDraws
-from marginax.scenarios.proxies import fill, levels, resampled_rows
+from marginax.scenarios.proxies import fill, levels, resampled_rows, resampling_orders
 from marginax.scenarios.source import SourceDraws
 from marginax.scenarios.stress import StressDraws
 from reference import filters as twin
@@ -61,7 +63,11 @@ def gaps(rng: np.random.Generator) -> np.ndarray:
 
 
 def borrow(shocks: np.ndarray, seed: int = 7) -> np.ndarray:
-    return resampled_rows(NAMES, ~np.isnan(shocks), seed=seed)
+    return rows_of(NAMES, ~np.isnan(shocks), seed)
+
+
+def rows_of(names: Sequence[str], known: np.ndarray, seed: int) -> np.ndarray:
+    return np.asarray(resampled_rows(jnp.asarray(known), resampling_orders(names, len(known), seed=seed)))
 
 
 @given(shocks=histories())
@@ -105,7 +111,7 @@ def test_two_coins_without_history_never_move_as_one(double: None, rng: np.rando
             own=jnp.array([True, False, False]),
             beta=jnp.array([np.nan, 1.0, 1.0]),
             level=jnp.ones(3),
-            rows=resampled_rows(names, ~np.isnan(shocks), seed=7),
+            rows=rows_of(names, ~np.isnan(shocks), 7),
             **SIZES,
         )
     )
@@ -130,9 +136,9 @@ def test_every_known_bar_is_borrowed_equally_often(rng: np.random.Generator) -> 
 
 def test_listing_a_coin_changes_no_other_coin_s_draws(rng: np.random.Generator) -> None:
     known = ~np.isnan(gaps(rng))
-    rows = resampled_rows(NAMES, known, seed=7)
-    np.testing.assert_array_equal(resampled_rows(NAMES[1:], known[:, 1:], seed=7), rows[:, 1:])
-    assert (resampled_rows(NAMES, known, seed=8) != rows).any()
+    rows = rows_of(NAMES, known, 7)
+    np.testing.assert_array_equal(rows_of(NAMES[1:], known[:, 1:], 7), rows[:, 1:])
+    assert (rows_of(NAMES, known, 8) != rows).any()
 
 
 def test_a_factor_is_filled_after_the_one_it_follows() -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from scipy import stats
@@ -18,7 +19,7 @@ import marginax as mx
 from laws._books import NOW, Tables, book, contract, frame, market
 from marginax.config import parse_config
 from marginax.exposures import expose
-from marginax.scenarios.proxies import resampled_rows
+from marginax.scenarios.proxies import resampled_rows, resampling_orders
 from marginax.sections import Engine
 from reference import filters as twin
 
@@ -136,7 +137,8 @@ def seen(tables: Tables, config: mx.Config | None = None, *, seed: int = 7) -> S
         draws, state = chosen.draw(seed, history), chosen.observe(history)
         prepared, shocks = chosen.prepare(exposures.instruments, exposures.market, state, draws)
         weights = np.asarray(prepared.weights)
-    rows = resampled_rows(history.names, ~np.isnan(history.returns), seed=seed)
+    orders = resampling_orders(history.names, len(history.times), seed=seed)
+    rows = np.asarray(resampled_rows(jnp.asarray(~np.isnan(history.returns)), orders))
     return Seen(history.names, np.asarray(shocks), weights, chosen.labels(history), rows)
 
 

@@ -105,10 +105,10 @@ def margin_files(
 
     held = read_book(**book, on_error=on_error)
     prices = read_market(**market, as_of=settings.run.as_of, currency=settings.run.currency, on_error=on_error)
-    from marginax.cli.progress import accounts_bar
+    from marginax.cli.progress import progress_bar
     from marginax.engine import margin_book
 
-    with accounts_bar() as progress:
+    with progress_bar("accounts") as progress:
         result = margin_book(held, prices, settings, seed=settings.run.seed, on_error=on_error, progress=progress)
     result.write(out, attribution=attribution)
     _tell(result, out, json=json)

@@ -15,8 +15,8 @@ from rich.progress import (
 
 
 @contextmanager
-def accounts_bar() -> Iterator[Callable[[int, int], None]]:
-    """Yields the function that a run calls with accounts done and accounts in all."""
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields the function that a run calls with how many are done and how many there are in all."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -26,7 +26,7 @@ def accounts_bar() -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("accounts", total=None)
+        task = bar.add_task(what, total=None)
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

@@ -3,7 +3,7 @@
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from marginax.config import Config, load_config
+from marginax.config import Config, load_config, preset_names
 from marginax.models.protocol import MarginModel
 from marginax.problems import BadInput, Problem, suggestion
 
@@ -18,15 +18,15 @@ def load_model(source: str | Path | Config | MarginModel = "expected_shortfall")
     """
     if isinstance(source, MarginModel):
         return source
-    if isinstance(source, Config):
-        return _build(source)
-    installed = entry_points(group=GROUP).names
-    if str(source) in installed and not str(source).endswith(".toml"):
-        from marginax.config import preset_names
+    return _build(source if isinstance(source, Config) else model_config(source))
 
-        config = load_config(source) if source in preset_names() else Config(model=str(source))
-        return _build(config)
-    return _build(load_config(source))
+
+def model_config(source: str | Path) -> Config:
+    """The configuration that a preset's name, an installed model's name or a TOML file stands for."""
+    installed = entry_points(group=GROUP).names
+    if str(source) in installed and str(source) not in preset_names() and not str(source).endswith(".toml"):
+        return Config(model=str(source))
+    return load_config(source)
 
 
 def _build(config: Config) -> MarginModel:

@@ -16,6 +16,7 @@ from marginax.config import Config
 from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.history import FactorHistory
 from marginax.instruments import Instruments
+from marginax.known import KnownHistory
 from marginax.market import Market
 from marginax.scenarios.sets import ScenarioSet
 
@@ -136,6 +137,34 @@ class MarginModel(eqx.Module):
     @abstractmethod
     def attribute(self, prepared: Any, tile: Tile) -> Parts:
         """Each part of the initial requirement by position: accounts x (width + collateral width), summing to it."""
+
+    @property
+    def draws_from_history(self) -> bool:
+        """Whether `draw` looks at returns, so that a replay must draw anew at each refit."""
+        return False
+
+    def lookback(self, known: KnownHistory) -> int:
+        """Returns that `prepare` looks back on, the same number at every bar of a replay."""
+        raise NotImplementedError(f"`{self.name}` cannot be replayed. Give it `lookback`, `past` and `before`.")
+
+    def past(self, known: KnownHistory) -> Any:
+        """Everything that `before` needs, computed once over a whole history."""
+        raise NotImplementedError(f"`{self.name}` cannot be replayed. Give it `lookback`, `past` and `before`.")
+
+    def before(self, past: Any, bar: Any, first: Any) -> Any:
+        """The state at the close of a bar, as `observe` would have it then of a history that begins at `first`.
+
+        Traceable, of one shape for all bars, and blind to what came later.
+        """
+        raise NotImplementedError(f"`{self.name}` cannot be replayed. Give it `lookback`, `past` and `before`.")
+
+    def fit(self, prepared: Any, tile: Tile) -> Any:
+        """What is estimated for each account alone, and kept by a replay until the next refit; None for nothing."""
+        return None
+
+    def fitted_margin(self, prepared: Any, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:
+        """`margin` with what `fit` said of these accounts at an earlier bar."""
+        return self.margin(prepared, tile)
 
     @abstractmethod
     def labels(self, history: FactorHistory) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from marginax.config import Config
 from marginax.history import FactorHistory
-from marginax.scenarios.proxies import fill, levels, resampled_rows, stream
+from marginax.scenarios.proxies import fill, levels, resampled_rows, resampling_orders, stream
 from marginax_kernels import (
     ewma_update,
     ewma_variance,
@@ -33,8 +33,9 @@ NOISE_FREEDOM = 4
 class FactorArrays(eqx.Module):
     """The numbers of a `FactorHistory`, for tracing; `proxy`, `leaning` and `bars_per_day` are known before.
 
-    `leaning` are the factors that move by beta times their proxy and by noise of their own; `settlements` those that
-    have the law of their proxy and are independent of it, each with the place of its time among all settlements.
+    `live` says which bars are any: a window that is longer than the history begins with bars that are none (None: all
+    are). `leaning` are the factors that move by beta times their proxy and by noise of their own; `settlements` those
+    that have the law of their proxy and are independent of it, each with the place of its time among all settlements.
     """
 
     returns: Float[Any, "bars factors"]
@@ -47,6 +48,7 @@ class FactorArrays(eqx.Module):
     noise: Float[Any, " factors"]
     proxy: tuple[int, ...] = eqx.field(static=True)
     bars_per_day: float = eqx.field(static=True)
+    live: Bool[Any, " bars"] | None = None
     leaning: tuple[int, ...] = eqx.field(static=True, default=())
     settlements: tuple[tuple[int, int], ...] = eqx.field(static=True, default=())
 
@@ -61,9 +63,12 @@ class Observed(eqx.Module):
 
 
 class FillDraws(eqx.Module):
-    """What fills the gaps: bars to borrow residuals from, stand-in noise, and for each settlement an order of bars."""
+    """What fills the gaps: orders in which residuals are borrowed, stand-in noise, an order of bars by settlement.
 
-    rows: Int[Any, "bars factors"]
+    It depends on the number of bars and the names of the factors, and on no price.
+    """
+
+    orders: Int[Any, "bars factors"]
     noise: Float[Any, "bars factors"]
     shuffle: Int[Any, "settlements bars"]
 
@@ -100,11 +105,11 @@ class VolatilityFilter(eqx.Module):
         size = np.sqrt(np.mean(strata**2))
         strata = strata / (size if size > 0 else 1)
         noise = np.zeros((bars, len(history.names)))
-        for k in np.flatnonzero(history.noisy):
-            noise[:, k] = stream(seed, f"noise:{history.names[k]}").permutation(strata)
-        rows = resampled_rows(history.names, ~np.isnan(history.returns), seed=seed)
+        for k, name in enumerate(history.names):
+            noise[:, k] = stream(seed, f"noise:{name}").permutation(strata)
         orders = [stream(seed, f"settlement:{time}").permutation(bars) for time in _settlement_times(history)]
-        return FillDraws(rows=rows, noise=noise, shuffle=np.reshape(np.array(orders, np.int64), (-1, bars)))
+        borrowed = resampling_orders(history.names, bars, seed=seed)
+        return FillDraws(orders=borrowed, noise=noise, shuffle=np.reshape(np.array(orders, np.int64), (-1, bars)))
 
     def step(self, variance: Array, bar: tuple[Array, Array], bars_per_day: float) -> Float[Array, " factors"]:
         """Carry each factor's variance (per bar) forward by one bar of (returns, bars spanned)."""
@@ -154,6 +159,7 @@ class VolatilityFilter(eqx.Module):
         noisy = ~jnp.isnan(factors.noise)
         shocks = jnp.where(noisy, jnp.where(noisy, factors.noise, 0) * draws.noise, shocks)
         proxy = np.asarray(factors.proxy, int)
+        rows = resampled_rows(~jnp.isnan(factors.returns), draws.orders)
         filled = fill(
             shocks,
             order=levels(proxy),
@@ -161,7 +167,7 @@ class VolatilityFilter(eqx.Module):
             own=factors.own | noisy,
             beta=factors.beta,
             level=factors.level,
-            rows=draws.rows,
+            rows=rows,
             default_beta=self.proxy_beta,
             residual=self.proxy_residual,
             safety_factor=self.safety_factor,
@@ -189,6 +195,7 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
         beta=history.beta,
         level=history.level,
         noise=np.where(history.noisy, history.noise, np.nan),
+        live=np.arange(len(history.times)) >= history.padding if history.padding else None,
         proxy=tuple(history.proxy.tolist()),
         bars_per_day=history.grid.bars_per_day,
         leaning=tuple(np.flatnonzero(history.leaning).tolist()),

@@ -58,6 +58,8 @@ class HistoricalScenarios(eqx.Module):
         bars, scale = horizon_bars(self.horizon_days, observed.factors.bars_per_day)
         shocks = overlapping_sums(past[draws.first :], bars=bars) * scale
         raw = self._age_weights(shocks.shape[0], observed.factors.bars_per_day)
+        if observed.factors.live is not None:  # a stretch is known when its first bar is
+            raw = raw * observed.factors.live[draws.first : draws.first + len(raw)]
         return shocks, raw / jnp.sum(raw)
 
     def labels(self, history: FactorHistory) -> list[str]:

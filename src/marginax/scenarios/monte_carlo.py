@@ -99,6 +99,7 @@ class MonteCarloScenarios(eqx.Module):
         residuals, correlation = (
             np.asarray(each) for each in _fitted(self, volatility, factor_arrays(history), filling, first=first)
         )
+        residuals = residuals[max(history.padding - first, 0) :]
         stated = self._stated(history)
         if stated is not None:
             _check(np.where(np.isnan(stated), correlation, stated))
@@ -146,7 +147,8 @@ class MonteCarloScenarios(eqx.Module):
         `principal_root`): right for the law, and not the slope of this one finite set of draws.
         """
         rescaled = volatility.rescaled(observed, filling)[draws.first :]
-        size, residuals = _standardised(rescaled)
+        live = observed.factors.live
+        size, residuals = _standardised(rescaled, None if live is None else live[draws.first :])
         correlation = self.correlation(residuals, observed.factors.bars_per_day)
         if draws.stated is not None:
             correlation = jnp.where(jnp.isnan(draws.stated), correlation, jnp.nan_to_num(draws.stated))
@@ -225,9 +227,13 @@ class MonteCarloScenarios(eqx.Module):
         return stated
 
 
-def _standardised(shocks: Float[Array, "bars factors"]) -> tuple[Array, Array]:
-    """The root mean square of each factor, and the shocks over it; a factor that never moves keeps zeros."""
-    square = jnp.mean(shocks**2, axis=0)
+def _standardised(shocks: Float[Array, "bars factors"], live: Array | None) -> tuple[Array, Array]:
+    """The root mean square of each factor, and the shocks over it; a factor that never moves keeps zeros.
+
+    Where `live` says that a bar is none, the shocks are zero."""
+    if live is not None:
+        shocks = jnp.where(live[:, None], shocks, 0)
+    square = jnp.sum(shocks**2, axis=0) / (len(shocks) if live is None else jnp.maximum(jnp.sum(live), 1))
     moves = square > 0
     size = jnp.where(moves, jnp.sqrt(jnp.where(moves, square, 1)), 0)
     return size, shocks / jnp.where(moves, size, 1)
@@ -239,7 +245,7 @@ def _fitted(
 ) -> tuple[Array, Array]:
     """De-volatilised returns and their correlations, for what the host settles."""
     rescaled = volatility.rescaled(volatility.observe(factors), filling)[first:]
-    _, residuals = _standardised(rescaled)
+    _, residuals = _standardised(rescaled, None if factors.live is None else factors.live[first:])
     return residuals, source.correlation(residuals, factors.bars_per_day)
 
 

@@ -29,20 +29,26 @@ def levels(proxy: Int[np.ndarray, " factors"]) -> list[np.ndarray]:
     return [np.flatnonzero(depth == level) for level in range(depth.max(initial=0) + 1)]
 
 
-def resampled_rows(
-    names: Sequence[str], known: Bool[np.ndarray, "bars factors"], *, seed: int
-) -> Int[np.ndarray, "bars factors"]:
-    """For every cell a bar at which its factor is known, each used equally often; any bar for a factor without.
+def resampling_orders(names: Sequence[str], bars: int, *, seed: int) -> Int[np.ndarray, "bars factors"]:
+    """For every factor an order of the bars, from which `resampled_rows` takes what it borrows.
 
     Each factor has a stream of its own, named by the seed and its name, so that listing one changes no other.
     """
-    bars = len(known)
-    rows = np.empty(known.shape, np.int32)
-    for k, name in enumerate(names):
-        sample = np.flatnonzero(known[:, k])
-        sample = sample if len(sample) else np.arange(bars)
-        rows[:, k] = stream(seed, name).permutation(np.resize(sample, bars))
-    return rows
+    orders = [stream(seed, name).permutation(bars).astype(np.int32) for name in names]
+    return np.stack(orders, axis=1) if orders else np.empty((bars, 0), np.int32)
+
+
+def resampled_rows(
+    known: Bool[Array, "bars factors"], orders: Int[ArrayLike, "bars factors"]
+) -> Int[Array, "bars factors"]:
+    """For every cell a bar at which its factor is known, each used equally often; any bar for a factor without."""
+    bars, factors = known.shape
+    count = jnp.sum(known, axis=0)
+    rank = jnp.where(known, jnp.cumsum(known, axis=0) - 1, bars)
+    place = jnp.broadcast_to(jnp.arange(bars, dtype=jnp.int32)[:, None], known.shape)
+    nth = jnp.zeros((bars, factors), jnp.int32).at[rank, jnp.arange(factors)].set(place, mode="drop")
+    orders = jnp.asarray(orders)
+    return jnp.where(count > 0, jnp.take_along_axis(nth, orders % jnp.maximum(count, 1), axis=0), orders)
 
 
 def stream(seed: int, name: str) -> np.random.Generator:

@@ -11,7 +11,15 @@ from jaxtyping import Array, Float, Int
 
 from marginax.config import Config
 from marginax.history import FactorHistory
-from marginax.scenarios.filtering import FactorArrays, FillDraws, Observed, VolatilityFilter, factor_arrays
+from marginax.problems import BadInput, Problem
+from marginax.scenarios.filtering import (
+    FactorArrays,
+    FillDraws,
+    Observed,
+    VolatilityFilter,
+    factor_arrays,
+    horizon_bars,
+)
 from marginax.scenarios.historical import HistoricalDraws, HistoricalScenarios
 from marginax.scenarios.monte_carlo import MonteCarloDraws, MonteCarloScenarios
 from marginax.scenarios.sets import ScenarioSet
@@ -58,6 +66,16 @@ class ScenarioSource(eqx.Module):
     def name(self) -> str:
         """The configuration's word for the main source."""
         return "monte_carlo" if isinstance(self.main, MonteCarloScenarios) else self.main.kind
+
+    def lookback(self, bars_per_day: float) -> int:
+        """Returns that scenarios are made of. Raises BadInput for stress, whose windows a replay cannot place yet."""
+        if self.stress.windows or self.stress.events or self.stress.grid.prices:
+            what = "stress windows, events and grids would be known in a replay before they happened"
+            raise BadInput([Problem("configuration", "scenarios.stress", None, what, "Leave them out of the model")])
+        if isinstance(self.main, MonteCarloScenarios):
+            return self.main.config.scenarios.window
+        bars, _ = horizon_bars(self.main.horizon_days, bars_per_day)
+        return self.main.window + bars - 1
 
     def draw(self, seed: int, history: FactorHistory) -> SourceDraws:
         """Everything random, the same for the same seed and history; raises BadInput for a history it cannot use."""

@@ -7,7 +7,7 @@ Runs into one folder take turns, and what a killed run left half-written is swep
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -21,12 +21,20 @@ except ImportError:  # no file locks on this system: runs into one folder must n
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-TABLES = ("margins", "options", "attribution", "quarantine")
+TABLES = ("margins", "options", "attribution", "quarantine", "daily", "responses")
+DOCUMENTS = ("judgement.json", "impulse.json")
 PARTIAL = ".partial"
 
 
-def write_tables(directory: str | Path, tables: Mapping[str, pl.DataFrame], manifest: Mapping[str, Any]) -> Path:
-    """Write NAME.parquet for each table and manifest.json with their hashes; returns the folder.
+def write_tables(
+    directory: str | Path,
+    tables: Mapping[str, pl.DataFrame],
+    manifest: Mapping[str, Any],
+    documents: Mapping[str, str] | None = None,
+) -> Path:
+    """Write NAME.parquet for each table, documents under their names, and manifest.json with all their hashes.
+
+    Returns the folder.
 
     Raises OSError where the folder cannot be written; the results of an earlier run then stand as they were, or, if
     the error comes while names are changed, there is no manifest.
@@ -41,6 +49,11 @@ def write_tables(directory: str | Path, tables: Mapping[str, pl.DataFrame], mani
                 table.write_parquet(partial)
                 _sync(partial)
                 outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": _digest(partial)}
+            for name, text in (documents or {}).items():
+                partial = folder / f".{name}{PARTIAL}"
+                partial.write_text(text, encoding="utf-8")
+                _sync(partial)
+                outputs[name] = {"sha256": _digest(partial)}
             text = json.dumps({**manifest, "outputs": outputs}, indent=2, allow_nan=False)
             last = folder / f".{MANIFEST}{PARTIAL}"
             last.write_text(text + "\n", encoding="utf-8")
@@ -48,6 +61,8 @@ def write_tables(directory: str | Path, tables: Mapping[str, pl.DataFrame], mani
             clear_results(folder)
             for name in tables:
                 os.replace(folder / f".{name}.parquet{PARTIAL}", folder / f"{name}.parquet")
+            for name in documents or {}:
+                os.replace(folder / f".{name}{PARTIAL}", folder / name)
             os.replace(last, folder / MANIFEST)
         finally:
             for leftover in folder.glob(f".*{PARTIAL}"):
@@ -59,8 +74,19 @@ def clear_results(directory: str | Path) -> None:
     """Take away the results of an earlier run, the manifest first; what else lies in the folder stays."""
     folder = Path(directory)
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name in TABLES:
-        (folder / f"{name}.parquet").unlink(missing_ok=True)
+    for name in (*(f"{table}.parquet" for table in TABLES), *DOCUMENTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, and rename it when it is whole."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        write(partial)
+        _sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

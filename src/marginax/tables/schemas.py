@@ -13,6 +13,7 @@ UTC_TIME = pl.Datetime("us", "UTC")
 Rule = Literal["any", "positive", "not_negative"]
 
 KINDS = ("spot", "perpetual", "future", "call", "put")
+OPTIONS = ("call", "put")
 SETTLEMENTS = ("linear", "inverse")
 SHOCKS = ("log", "absolute")
 
@@ -193,6 +194,19 @@ TABLES: dict[str, Table] = {
                 _number("size", "positive"),
                 _time("time", required=False),
             ),
+        ),
+        Table(
+            "portfolios",
+            (
+                _text("portfolio"),
+                _text("kind", required=False),
+                _text("underlying"),
+                _number("weight"),
+                _text("option", *OPTIONS, required=False),
+                _number("deviations", required=False),
+                _number("days", "positive", required=False),
+            ),
+            key=("portfolio", "underlying", "option", "deviations", "days"),
         ),
     )
 }

@@ -1,0 +1,114 @@
+"""`marginax backtest`: replay models over a history, and say which margins were good."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from marginax.problems import BadInput, Problem
+
+if TYPE_CHECKING:
+    import polars as pl
+
+DAILY, JUDGEMENT = "daily", "judgement.json"
+
+
+def command(
+    history: Annotated[
+        list[Path], typer.Option(help="past prices (time, underlying, price); several may follow", metavar="FILE")
+    ],
+    models: Annotated[
+        str, typer.Option(help="presets, installed models or TOML files, with commas between", metavar="NAMES")
+    ] = "fixed_legs,static,hs,ewma,garch,fhs",
+    portfolios: Annotated[
+        Path | None,
+        typer.Option(help="portfolios of your own; by default a venue's over all underlyings", metavar="FILE"),
+    ] = None,
+    params: Annotated[Path | None, typer.Option(help="fitted parameters of one of the models", metavar="JSON")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="first date of a loss", metavar="DATE")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="last date of a loss", metavar="DATE")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="where the judgement goes", metavar="FILE")] = None,
+    daily: Annotated[Path | None, typer.Option(help="where the daily table goes (Parquet)", metavar="FILE")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for both, with a manifest", metavar="DIR")] = None,
+    tail: Annotated[float, typer.Option(min=1e-4, max=0.5, help="probability that var and es are at")] = 0.01,
+    charge_tail: Annotated[float, typer.Option(min=1e-4, max=0.5, help="tail whose ES every model charges")] = 0.025,
+    absolute: Annotated[
+        str, typer.Option(help="underlyings whose prices may be zero or below, with commas", metavar="NAMES")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="seed of portfolios, draws and simulated p-values")] = 7,
+) -> int:
+    """Replay models over a history as it was known, and tell good margins from bad ones."""
+    wanted = [path for path in (json, daily) if path is not None]
+    for path in wanted:
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise BadInput([Problem(str(path), None, None, "cannot be written", "Name a file in a folder that exists")])
+    if out is not None and out.exists() and not out.is_dir():
+        raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
+    from marginax_calibration.models import load_models
+
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    chosen = load_models(names, tail=tail, charge_tail=charge_tail, params=params)
+
+    from marginax.cli.progress import progress_bar
+    from marginax_calibration.judgement import backtest
+
+    begin, end = _time(from_, "--from", last=False), _time(to, "--to", last=True)
+    if begin is not None and end is not None and end < begin:
+        raise BadInput([Problem("--to", None, None, f"{to} is before {from_}", "Swap --from and --to")])
+    with progress_bar("portfolio-bars") as progress:
+        result = backtest(
+            chosen,
+            history,
+            portfolios=portfolios,
+            first_time=begin,
+            last_time=end,
+            tail=tail,
+            absolute=[name.strip() for name in absolute.split(",") if name.strip()],
+            seed=seed,
+            progress=lambda _, done, total: progress(done, total),
+        )
+    _write(result.judgement, result.daily, result.manifest, json, daily, out)
+    from marginax_calibration.commands.verdict import print_verdict
+
+    print_verdict(result.judgement, tail=tail)
+    for path in (*wanted, *([out] if out is not None else [])):
+        typer.echo(f"Wrote {path}")
+    return 0
+
+
+def _write(
+    judgement: dict[str, Any],
+    table: "pl.DataFrame",
+    manifest: dict[str, Any],
+    json: Path | None,
+    daily: Path | None,
+    out: Path | None,
+) -> None:
+    import json as encoder
+
+    from marginax.tables.results import write_tables, write_whole
+
+    text = encoder.dumps(judgement, indent=1, allow_nan=False) + "\n"
+    if daily is not None:
+        write_whole(daily, table.write_parquet)
+    if json is not None:
+        write_whole(json, lambda path: path.write_text(text, encoding="utf-8"))
+    if out is not None:
+        write_tables(out, {DAILY: table}, manifest, {JUDGEMENT: text})
+
+
+def _time(given: str | None, flag: str, *, last: bool) -> Any:
+    """A date or time as UTC microseconds; a date that ends a stretch means all of that day."""
+    import numpy as np
+
+    from marginax.market import utc_time
+
+    if given is None:
+        return None
+    try:
+        time = np.datetime64(utc_time(given).replace(tzinfo=None), "us")
+    except BadInput:
+        what, remedy = f"'{given}' was given", "Write a UTC date or time such as 2026-01-31"
+        raise BadInput([Problem(flag, None, None, what, remedy)]) from None
+    whole_day = last and len(given.strip()) <= len("2026-01-31")
+    return time + np.timedelta64(1, "D") - np.timedelta64(1, "us") if whole_day else time

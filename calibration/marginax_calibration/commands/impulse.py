@@ -1,0 +1,94 @@
+"""`marginax impulse`: how margins answer a step in volatility."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from marginax.problems import BadInput, Problem
+
+DOCUMENT, PATHS = "impulse.json", "responses"
+
+
+def command(
+    models: Annotated[
+        str, typer.Option(help="presets, installed models or TOML files, with commas between", metavar="NAMES")
+    ] = "fixed_legs,static,hs,ewma,garch,fhs",
+    steps: Annotated[str, typer.Option(help="multiples of volatility, with commas between")] = "1.5,2,3",
+    seeds: Annotated[int, typer.Option(min=2, max=10_000, help="paths for each step")] = 64,
+    before: Annotated[int, typer.Option(min=251, help="bars before the step")] = 1250,
+    after: Annotated[int, typer.Option(min=251, help="bars from the step on")] = 1500,
+    sigma_day: Annotated[float, typer.Option(min=1e-5, max=1.0, help="daily volatility before the step")] = 0.02,
+    charge_tail: Annotated[float, typer.Option(min=1e-4, max=0.5, help="tail whose ES every model charges")] = 0.025,
+    json: Annotated[Path | None, typer.Option("--json", help="where the figures go", metavar="FILE")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for figures, paths and manifest", metavar="DIR")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the returns")] = 7,
+) -> int:
+    """Simulate a step in volatility and tell how far, how fast and for how long each margin answers it."""
+    multiples = _steps(steps)
+    if out is not None and out.exists() and not out.is_dir():
+        raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
+    from importlib.metadata import version
+    from json import dumps
+
+    from marginax.cli.progress import progress_bar
+    from marginax.tables.results import write_tables, write_whole
+    from marginax_calibration.impulse import as_json, impulse
+    from marginax_calibration.models import load_models
+
+    chosen = load_models([name.strip() for name in models.split(",") if name.strip()], charge_tail=charge_tail)
+    with progress_bar("portfolio-bars") as progress:
+        answer = impulse(
+            chosen,
+            steps=multiples,
+            seeds=seeds,
+            before=before,
+            after=after,
+            sigma_day=sigma_day,
+            seed=seed,
+            progress=lambda _, done, total: progress(done, total),
+        )
+    settings = {"steps": list(multiples), "seeds": seeds, "before": before, "after": after, "sigma_day": sigma_day,
+                "charge_tail": charge_tail, "seed": seed}  # fmt: skip
+    text = dumps(as_json(answer.figures, **settings), indent=1, allow_nan=False) + "\n"
+    if json is not None:
+        write_whole(json, lambda path: path.write_text(text, encoding="utf-8"))
+    if out is not None:
+        manifest = {"versions": {name: version(name) for name in ("marginax", "jax")}, "settings": settings}
+        write_tables(out, {PATHS: answer.paths}, manifest, {DOCUMENT: text})
+    _print(answer.figures)
+    for path in (json, out):
+        if path is not None:
+            typer.echo(f"Wrote {path}")
+    return 0
+
+
+def _steps(words: str) -> tuple[float, ...]:
+    try:
+        steps = tuple(float(word) for word in words.split(",") if word.strip())
+    except ValueError:
+        steps = ()
+    if not steps or not all(0 < step < 1e3 for step in steps) or len(set(steps)) < len(steps):
+        what = f"'{words}' was given"
+        remedy = "Give different multiples of volatility above zero, such as 1.5,2,3"
+        raise BadInput([Problem("--steps", None, None, what, remedy)])
+    return steps
+
+
+def _print(figures: dict[str, dict[str, dict[str, float | None]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("model", "step", "margin before", "steady", "multiple", "overshoot", "half-life", "peak after"):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    for model, by_step in figures.items():
+        for step, each in by_step.items():
+            shown = [f"{each[key]:.2%}" for key in ("before", "steady")]
+            shown.append("-" if each["multiple"] is None else f"{each['multiple']:.2f}")
+            over, error = each["overshoot"], each["overshoot_error"]
+            shown.append("-" if over is None else f"{over:+.1%} ± {error:.1%}")
+            half, peak = each["half_life"], each["peak"]
+            shown += ["never" if half is None else f"{half:,.0f} bars", f"{peak:,.0f} bars"]
+            table.add_row(model, f"{step} x", *shown)
+    Console(width=None if Console().is_terminal else 140).print(table)

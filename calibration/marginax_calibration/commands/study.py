@@ -1,0 +1,59 @@
+"""`marginax study`: the studies of the documentation, made again from market data."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from marginax.problems import BadInput, Problem
+
+NAMES = ("baselines",)
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="the study: baselines", metavar="STUDY")],
+    out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of the market data; default: $MARGINAX_SHARED/data, else ../shared/data", metavar="DIR"
+        ),
+    ] = None,
+    only: Annotated[str, typer.Option(help="histories, with commas between; default: all", metavar="NAMES")] = "",
+    models: Annotated[str, typer.Option(help="models, with commas between", metavar="NAMES")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="seed of portfolios and draws")] = 7,
+) -> int:
+    """Run a study of the documentation on real history: tables in Markdown, pictures, and every daily figure."""
+    if name not in NAMES:
+        raise BadInput([Problem("STUDY", None, None, f"'{name}' is none", f"Name one of: {', '.join(NAMES)}")])
+    folder = data or Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
+    if not folder.is_dir():
+        raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
+    from marginax.cli.progress import progress_bar
+    from marginax_calibration.models import BASELINES, load_models
+    from marginax_calibration.studies import baselines, pictures
+
+    wanted = [each.strip() for each in only.split(",") if each.strip()] or list(baselines.STUDIES)
+    unknown = [each for each in wanted if each not in baselines.STUDIES]
+    if unknown:
+        remedy = f"Name some of: {', '.join(baselines.STUDIES)}"
+        raise BadInput([Problem("--only", None, None, f"'{unknown[0]}' is no history of this study", remedy)])
+    names = [each.strip() for each in models.split(",") if each.strip()] or list(BASELINES)
+    chosen = load_models(names)
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for history in wanted:
+        with progress_bar(history) as progress:
+            result = baselines.run(
+                history, chosen, folder, seed=seed, progress=lambda _, done, total, bar=progress: bar(done, total)
+            )
+        stem = history.replace(" ", "_")
+        result.daily.write_parquet(out / f"{stem}.parquet")
+        (out / f"{stem}.md").write_text(baselines.tables(history, result, list(chosen)), encoding="utf-8")
+        figures[history] = result.judgement["pooled"]
+        if history == "crypto":
+            pictures.margin_through(result.daily, "long BTC", baselines.SPRING, list(chosen), out / "march_2020.png")
+        typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
+    pictures.cost_and_loss(figures, list(chosen), out / "cost_and_loss.png")
+    return 0

@@ -1,0 +1,85 @@
+"""From which bar to which a portfolio is replayed, and why not all of the history."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from marginax.known import KnownHistory
+from marginax.models import MarginModel
+from marginax_calibration.panel import Panel
+from marginax_calibration.portfolios import Portfolio
+from marginax_calibration.walk_forward import Schedule
+
+
+@dataclass(frozen=True)
+class Life:
+    """A portfolio lists at bar `start` with its youngest leg; at `anchor` every model has its least window.
+
+    Margins are those at the close of bars from `begin` up to, not including, `end`; `reason` says why there are fewer
+    than the dates ask for, or none.
+    """
+
+    start: int
+    anchor: int
+    begin: int
+    end: int
+    reason: str
+
+    @property
+    def rows(self) -> int:
+        """Bars with a margin and the loss that followed."""
+        return max(0, self.end - self.begin)
+
+
+def lives_of(
+    portfolios: Sequence[Portfolio],
+    panel: Panel,
+    known: Mapping[str, KnownHistory],
+    models: Mapping[str, MarginModel],
+    first_time: np.datetime64 | None,
+    last_time: np.datetime64 | None,
+) -> list[Life]:
+    """The life of each portfolio, given what is known of its legs and the times that losses may fall on.
+
+    A refit that does not look at its last bars has its least window later by as many.
+    """
+    times = panel.grid.times
+    gaps = {name: Schedule.of(model.settings, panel.grid).gap for name, model in models.items()}
+    least = max(model.settings.scenarios.least_bars + gaps[name] for name, model in models.items())
+    moods = {name: k for k, name in enumerate(next(iter(known.values())).history.names)}
+    all_own = np.logical_and.reduce([_later(each.own, gaps[name]) for name, each in known.items()])
+    low = 0 if first_time is None else int(np.searchsorted(times, first_time, side="left")) - 1
+    high = len(times) - 1 if last_time is None else int(np.searchsorted(times, last_time, side="right")) - 1
+    lives = []
+    for each in portfolios:
+        columns = [panel.names.index(name) for name in each.underlyings]
+        factors = columns + [moods[f"implied_vol:{leg.underlying}"] for leg in each.legs if leg.option]
+        start, last = int(panel.first[columns].max()), int(panel.last[columns].min())
+        youngest = panel.names[max(columns, key=lambda k: panel.first[k])]
+        oldest = panel.names[min(columns, key=lambda k: panel.last[k])]
+        ready = all_own[:, factors].all(axis=1) & (np.arange(len(times)) >= start + least)
+        anchor = int(np.argmax(ready)) if ready.any() else len(times)
+        begin, end = max(anchor, low), min(last, high)
+        reasons = []
+        if anchor >= last:
+            bars = max(0, last - start)
+            reasons.append(f"{bars} returns of {youngest} together with the other legs, and the models need {least}")
+        elif begin >= end:
+            reasons.append(f"no bar between {_day(times[anchor])} and {_day(times[last])} is among the dates asked for")
+        else:
+            if anchor > max(low, least):
+                reasons.append(f"{youngest} begins on {_day(times[start])}")
+            if last < min(high, len(times) - 1):
+                reasons.append(f"{oldest} ends on {_day(times[last])}")
+        lives.append(Life(start, anchor, begin, end, "; ".join(reasons)))
+    return lives
+
+
+def _later(own: np.ndarray, bars: int) -> np.ndarray:
+    """What was so some bars before each bar; not so where there was none."""
+    return np.concatenate([np.zeros((min(bars, len(own)), own.shape[1]), bool), own[: max(0, len(own) - bars)]])
+
+
+def _day(time: np.datetime64) -> str:
+    return str(np.datetime_as_string(time, unit="D"))

@@ -1,0 +1,288 @@
+"""One model over many portfolios and bars: how the work is cut into compiled calls, and what a call computes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float64
+
+from marginax.engine.compilation import WIDE_VECTORS
+from marginax.engine.devices import run_streams, stream_devices
+from marginax.known import KnownHistory
+from marginax.models import MarginModel, Tile
+from marginax.problems import BadInput
+from marginax_calibration.lives import Life
+from marginax_calibration.portfolios import Portfolio
+from marginax_calibration.unit_market import Legs, UnitMarket
+from marginax_calibration.walk_forward import Schedule
+
+# Bars of one compiled call: enough that a call costs little beside its work, few enough that padding the last does too.
+CHUNK = 64
+# Portfolios of up to so many legs share a tile, so that a single leg does not pay for a market maker's thirty.
+WIDTHS = (4, 32)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One compiled call: portfolios, a tile for each part, on some bars of a history that begins at `first`.
+
+    `number` is that of the refit, or of the draws that hold.
+    """
+
+    parts: tuple[tuple[int, ...], ...]
+    bars: np.ndarray
+    first: int
+    number: int = 0
+
+
+class ModelReplay:
+    """One model over all portfolios."""
+
+    def __init__(
+        self,
+        model: MarginModel,
+        known: KnownHistory,
+        market: UnitMarket,
+        legs: Legs,
+        portfolios: Sequence[Portfolio],
+        lives: Sequence[Life],
+        seed: int,
+        streams: int,
+    ) -> None:
+        self._model, self._known, self._legs = model, known, legs
+        self._portfolios, self._lives, self._seed = portfolios, lives, seed
+        self._schedule = Schedule.of(model.settings, known.history.grid)
+        self._devices = stream_devices(streams)
+        self._bars = len(known.history.times) + 1
+        self._lookback = model.lookback(known)
+        narrow = jax.tree.map(_narrowed, model)
+        self._shared = (model, narrow, model.past(known), market)
+        self._tiles: dict[tuple[int, ...], Tile] = {}
+        self._draws: dict[int, Any] = {}
+        self._check_least_window()
+
+    def figures(self, count: Callable[[int], None]) -> Float64[np.ndarray, "portfolios bars figures"]:
+        """var, es and charged of every portfolio at every bar of its rows; NaN elsewhere."""
+        table = np.full((len(self._portfolios), self._bars, 3), np.nan)
+        if self._schedule.every and self._model.settings.replay.keeps == "everything":
+            self._fill_kept(table, count)
+        else:
+            self._fill(table, self._fitted(), count)
+        return table
+
+    def _check_least_window(self) -> None:
+        """Raise what the model has to say of the shortest window that it is asked to margin on."""
+        if self._model.draws_from_history:
+            return  # it draws as many scenarios from a short window
+        begun = min((life for life in self._lives if life.rows), key=lambda life: life.anchor - life.start)
+        bars = min(begun.anchor - begun.start - self._schedule.gap, self._lookback)
+        try:
+            self._model.draw(self._seed, self._known.until(begun.anchor - self._schedule.gap, begun.start, bars))
+        except BadInput as error:
+            remedy = f"Raise it: the first margin of a portfolio has {bars} returns; or widen the tail"
+            key = "scenarios.least_bars"
+            problems = [replace(each, file="configuration", column=key, table=None, remedy=remedy)
+                        for each in error.problems]  # fmt: skip
+            raise BadInput(problems) from None
+
+    def _fill_kept(self, table: np.ndarray, count: Callable[[int], None]) -> None:
+        """Margins of the refits, kept until the next."""
+        for work, answers in self._stream(self._refits(), _margins):
+            for part, answer in zip(work.parts, answers, strict=True):
+                for k, member in enumerate(part):
+                    life = self._lives[member]
+                    rows = np.arange(life.begin, life.end)
+                    held = rows[self._schedule.last_refit(life.anchor, rows) == work.number]
+                    table[member, held] = answer[0, k]
+                    count(len(held))
+
+    def _fill(self, table: np.ndarray, fitted: list[Any] | None, count: Callable[[int], None]) -> None:
+        """Margins of every bar; what is fitted by portfolio comes from its last refit."""
+
+        def laws(part: tuple[int, ...], bars: np.ndarray) -> Any:
+            """What holds of each row of a tile at each bar: leaves of shape bars x rows."""
+            if fitted is None:
+                return None
+            columns = []
+            for member in part:
+                refit = self._schedule.last_refit(self._lives[member].anchor, bars)
+                held = fitted[member]
+                columns.append(jax.tree.map(lambda leaf, which=refit: leaf[np.minimum(which, len(leaf) - 1)], held))
+            columns += columns[:1] * (len(self._tile(part).equity) - len(columns))
+            return jax.tree.map(lambda *each: np.stack(each, axis=1), *columns)
+
+        for work, answers in self._stream(self._daily(), _margins, laws):
+            more = 0
+            for part, answer in zip(work.parts, answers, strict=True):
+                for k, member in enumerate(part):
+                    life = self._lives[member]
+                    inside = (work.bars >= life.begin) & (work.bars < life.end)
+                    table[member, work.bars[inside]] = answer[: len(work.bars)][inside, k]
+                    more += int(inside.sum())
+            count(more)
+
+    def _fitted(self) -> list[Any] | None:
+        """What the model estimates for each portfolio, leaves by refit; None where it estimates nothing."""
+        if type(self._model).fit is MarginModel.fit:
+            return None
+        found: list[list[Any]] = [[] for _ in self._portfolios]
+        for work, answers in self._stream(self._refits(together=len(self._devices)), _fits):
+            for part, answer in zip(work.parts, answers, strict=True):
+                for k, member in enumerate(part):
+                    found[member].append(jax.tree.map(lambda leaf, k=k: leaf[:, k], answer))
+        return [jax.tree.map(lambda *each: np.concatenate(each), *rows) if rows else None for rows in found]
+
+    def _refits(self, together: int = 0) -> list[_Work]:
+        """Calls for the refits of each group of portfolios that begin together: one each, or `together` for all."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for k, life in enumerate(self._lives):
+            if life.rows:
+                groups.setdefault((life.start, life.anchor), []).append(k)
+        works = []
+        for (start, anchor), members in groups.items():
+            bars = self._schedule.refits(anchor, max(self._lives[k].end for k in members)) - self._schedule.gap
+            pieces = np.array_split(bars, min(together, len(bars)) or len(bars))
+            works += [_Work(self._split(members), piece, start, number) for number, piece in enumerate(pieces)]
+        return works
+
+    def _daily(self) -> list[_Work]:
+        """Calls of CHUNK bars; portfolios whose windows are full share them, younger ones go by when they began."""
+        begins = [life.begin for life in self._lives if life.rows]
+        ends = [life.end for life in self._lives if life.rows]
+        origin = min(life.anchor for life in self._lives if life.rows)
+        edges = set(range(min(begins), max(ends), CHUNK)) | {max(ends)}
+        if self._model.draws_from_history:
+            edges |= {bar for bar in range(origin, max(ends), self._redraw()) if bar > min(begins)}
+        works = []
+        for low, high in pairwise(sorted(edges)):
+            groups: dict[int, list[int]] = {}
+            for k, life in enumerate(self._lives):
+                if life.rows and life.begin < high and life.end > low:
+                    full = life.start <= low - self._lookback
+                    groups.setdefault(0 if full else life.start, []).append(k)
+            draws = (low - origin) // self._redraw() if self._model.draws_from_history else 0
+            for first, members in groups.items():
+                works.append(_Work(self._split(members), np.arange(low, high), first, draws))
+        return works
+
+    def _redraw(self) -> int:
+        """Bars between draws of a model whose laws are fitted: those of its refits, or a year."""
+        grid = self._known.history.grid
+        return self._schedule.every or max(1, round(365 / 7 * grid.bars_per_week))
+
+    def _split(self, members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Portfolios of about as many legs together, in the widths of WIDTHS."""
+        by_width: dict[int, list[int]] = {}
+        for k in members:
+            width = next((each for each in WIDTHS if len(self._portfolios[k].legs) <= each), WIDTHS[-1] + 1)
+            by_width.setdefault(width, []).append(k)
+        return tuple(tuple(by_width[width]) for width in sorted(by_width))
+
+    def _tile(self, members: tuple[int, ...]) -> Tile:
+        if members not in self._tiles:
+            tile = self._legs.tile([self._portfolios[k] for k in members])
+            self._tiles[members] = jax.tree.map(_narrowed, tile)
+        return self._tiles[members]
+
+    def _drawn(self, number: int) -> Any:
+        """The draws that hold in a stretch of bars: one for all unless the model fits their laws."""
+        if number not in self._draws:
+            bar = self._bars - 1
+            if self._model.draws_from_history:
+                origin = min(life.anchor for life in self._lives if life.rows)
+                bar = origin + number * self._redraw() - self._schedule.gap
+            history = self._known.until(bar, 0, self._lookback)
+            self._draws[number] = self._model.draw(self._seed, history)
+        return self._draws[number]
+
+    def _stream(
+        self,
+        works: Sequence[_Work],
+        call: Callable[..., Any],
+        laws: Callable[[tuple[int, ...], np.ndarray], Any] | None = None,
+    ) -> Iterator[tuple[_Work, Any]]:
+        redrawn = self._model.draws_from_history
+        for number in sorted({work.number for work in works}) if redrawn else [0]:
+            self._drawn(number)
+
+        def serve(stream: int, work: _Work) -> Any:
+            with jax.enable_x64(True), jax.default_device(self._devices[stream]):
+                size = CHUNK if laws is not None else len(work.bars)
+                bars = np.concatenate([work.bars, np.repeat(work.bars[-1:], size - len(work.bars))])
+                fitted = tuple(None if laws is None else laws(part, bars) for part in work.parts)
+                tiles = tuple(self._tile(part) for part in work.parts)
+                draws = self._drawn(work.number if redrawn else 0)
+                answer = call(*self._shared, tiles, draws, bars, np.asarray(work.first), fitted)
+                return jax.tree.map(np.asarray, answer)
+
+        return run_streams(serve, works, len(self._devices))
+
+
+@partial(jax.jit, compiler_options=WIDE_VECTORS)
+def _margins(
+    model: MarginModel,
+    narrow: MarginModel,
+    past: Any,
+    market: UnitMarket,
+    tiles: tuple[Tile, ...],
+    draws: Any,
+    bars: Any,
+    first: Any,
+    fitted: tuple[Any, ...],
+) -> tuple[Array, ...]:
+    """var, es and charged of each tile: bars x accounts x 3."""
+
+    def one(each: tuple[Any, Any]) -> tuple[Array, ...]:
+        bar, laws = each
+        prepared = _prepared(model, past, market, draws, bar, first)
+        answers = []
+        for tile, law in zip(tiles, laws, strict=True):
+            margin, _ = narrow.fitted_margin(prepared, tile, law)
+            charged = jnp.maximum(sum(margin.parts.values, jnp.zeros_like(margin.var)), 0)
+            answers.append(jnp.stack([margin.var, margin.expected_shortfall, charged], axis=1))
+        return tuple(answers)
+
+    return lax.map(one, (jnp.asarray(bars), fitted))
+
+
+@partial(jax.jit, compiler_options=WIDE_VECTORS)
+def _fits(
+    model: MarginModel,
+    narrow: MarginModel,
+    past: Any,
+    market: UnitMarket,
+    tiles: tuple[Tile, ...],
+    draws: Any,
+    bars: Any,
+    first: Any,
+    fitted: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    """What the model estimates for the accounts of each tile, leaves bars x accounts.
+
+    All bars at once: a search over many series takes little longer than one over a few.
+    """
+
+    def one(bar: Array) -> tuple[Any, ...]:
+        prepared = _prepared(model, past, market, draws, bar, first)
+        return tuple(narrow.fit(prepared, tile) for tile in tiles)
+
+    return jax.vmap(one)(jnp.asarray(bars))
+
+
+def _prepared(model: MarginModel, past: Any, market: UnitMarket, draws: Any, bar: Any, first: Any) -> Any:
+    instruments, prices = market.at(bar)
+    prepared, _ = model.prepare(instruments, prices, model.before(past, bar, first), draws)
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, prepared
+    )
+
+
+def _narrowed(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(np.float32) if np.issubdtype(array.dtype, np.floating) else array

@@ -1,0 +1,58 @@
+"""The models that a replay compares, by name, all charged by the same statistic."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from marginax.config import Config, parse_config
+from marginax.models import MarginModel, load_model
+from marginax.models.load import model_config
+from marginax.problems import BadInput, Problem
+
+BASELINES = ("fixed_legs", "static", "hs", "ewma", "garch", "fhs")
+
+
+def load_models(
+    names: Sequence[str], *, tail: float = 0.01, charge_tail: float = 0.025, params: Path | None = None
+) -> dict[str, MarginModel]:
+    """Models by preset, installed name or TOML file, each at these tails; a file goes by its name without the suffix.
+
+    `params` is a JSON file {"model": NAME, "settings": {SECTION: {KEY: VALUE}}} whose settings are put over those of
+    the model of that name. Raises BadInput for a name that nothing brings or that is given twice.
+    """
+    found: dict[str, MarginModel] = {}
+    fitted = {} if params is None else _read_params(params, names)
+    for name in names:
+        label = Path(name).stem if name.endswith(".toml") else name
+        if label in found:
+            raise BadInput([Problem("--models", None, None, f"`{label}` is named twice", "Name each model once")])
+        config = model_config(name)
+        if name in fitted:
+            config = _over(config, fitted[name], str(params))
+        risk = config.risk.model_copy(update={"tail": tail, "charge_tail": charge_tail})
+        found[label] = load_model(config.model_copy(update={"risk": risk}))
+    if not found:
+        raise BadInput([Problem("--models", None, None, "names no model", f"Name some of {', '.join(BASELINES)}")])
+    return found
+
+
+def _read_params(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        model, settings = given["model"], given["settings"]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        what = f"cannot be read ({type(error).__name__}: {error})"
+        remedy = 'Write JSON: {"model": NAME, "settings": {SECTION: {KEY: VALUE}}}'
+        raise BadInput([Problem(str(path), None, None, what, remedy)]) from None
+    if model not in names:
+        what = f"holds parameters of `{model}`, which is not among the models"
+        raise BadInput([Problem(str(path), None, None, what, "Name it in `--models`, or leave the file out")])
+    return {model: settings}
+
+
+def _over(config: Config, settings: Any, name: str) -> Config:
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    for section, keys in dict(settings).items():
+        values[section] = {**values.get(section, {}), **keys} if isinstance(keys, dict) else keys
+    return parse_config(values, name)

@@ -1,0 +1,135 @@
+"""The history that a backtest replays: prices on one grid of bars, and the volatilities that options are priced at.
+
+An underlying lives from its first price to its last. A bar without a price between the two is a hole: the position is
+marked at the last price, and the move comes, whole, with the next one. Prices of `forward:TENOR` are underlyings of
+their own, named UNDERLYING:TENOR, so that a calendar spread is a spread like any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float64, Int64
+
+from marginax.calendars import DAY_MICROS, Grid, joint_grid, on_grid
+from marginax.problems import BadInput, Problem, suggestion
+from marginax.sections import Scenarios
+from marginax.series import by_underlying, logs, returns_of
+from marginax.tables.door import admit
+from marginax.tables.read import Source
+from marginax_kernels import ewma_variance, initial_variance
+
+# An option without a quote is priced at the volatility that an EWMA (0.97) fits, times this. The figure is a choice:
+# sellers ask for more than they expect.
+MARK_UP = 1.1
+HALF_LIFE_DAYS, SEED_RETURNS = 23.0, 30
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Prices by bar and underlying, NaN where there is none; `volatility` is a year's, mark-up included."""
+
+    grid: Grid
+    names: tuple[str, ...]
+    prices: Float64[np.ndarray, "bars underlyings"]
+    volatility: Float64[np.ndarray, "bars underlyings"]
+    absolute: Bool[np.ndarray, " underlyings"]
+    digests: dict[str, str]
+
+    @property
+    def first(self) -> Int64[np.ndarray, " underlyings"]:
+        """The bar of each underlying's first price."""
+        return np.argmax(~np.isnan(self.prices), axis=0)
+
+    @property
+    def last(self) -> Int64[np.ndarray, " underlyings"]:
+        """The bar of each underlying's last price."""
+        return len(self.prices) - 1 - np.argmax(~np.isnan(self.prices[::-1]), axis=0)
+
+    @property
+    def marked(self) -> Float64[np.ndarray, "bars underlyings"]:
+        """The last known price, from the first one on to the end."""
+        return _carried(self.prices)
+
+    @property
+    def holes(self) -> dict[str, int]:
+        """Bars without a price inside each underlying's life."""
+        place = np.arange(len(self.prices))[:, None]
+        inside = (place > self.first) & (place < self.last) & np.isnan(self.prices)
+        return {name: int(count) for name, count in zip(self.names, inside.sum(axis=0), strict=True) if count}
+
+    @property
+    def years_between(self) -> Float64[np.ndarray, " bars"]:
+        """Calendar time to the next bar, in years; nothing after the last."""
+        micros = np.diff(self.grid.times).astype("timedelta64[us]").astype(float)
+        return np.append(micros / (365 * DAY_MICROS), 0.0)
+
+
+def read_panel(files: Source, *, absolute: Sequence[str] = (), scenarios: Scenarios | None = None) -> Panel:
+    """The panel in history files (time, underlying, price; factors price, implied_vol and forward:TENOR are read).
+
+    `absolute` names underlyings whose prices may be zero or below. Raises BadInput for what the door refuses, for
+    names that are none, and for prices that have no logarithm.
+    """
+    admitted = admit(files, "history", on_error="raise")
+    rows = admitted.rows.with_columns(
+        pl.col("factor").fill_null("price"), pl.coalesce("price", "value").alias("value")
+    ).sort("time")
+    tenor = pl.col("factor").str.strip_prefix("forward:")
+    prices = rows.filter((pl.col("factor") == "price") | pl.col("factor").str.starts_with("forward:")).with_columns(
+        underlying=pl.when(pl.col("factor") == "price").then("underlying").otherwise(pl.col("underlying") + ":" + tenor)
+    )
+    names = tuple(prices["underlying"].unique().sort())
+    unknown = [name for name in absolute if name not in names]
+    if unknown:
+        remedy = f"Correct the name; {suggestion(unknown[0], list(names))}"
+        raise BadInput([Problem("--absolute", None, None, f"'{unknown[0]}' is no underlying of the history", remedy)])
+    crossing = prices.filter((pl.col("value") <= 0) & ~pl.col("underlying").is_in(list(absolute)))
+    if crossing.height:
+        first = crossing.row(0, named=True)
+        what = f"the price {first['value']:g} of {first['underlying']} on {first['time']:%Y-%m-%d} has no logarithm"
+        remedy = f"Correct it, or say `--absolute {first['underlying']}`: its moves are then differences"
+        raise BadInput([Problem(", ".join(admitted.digests), "price", None, what, remedy, table="history")])
+    least = (scenarios or Scenarios()).least_bars
+    lives = prices.group_by("underlying").len()
+    grid = joint_grid(prices, lives.filter(pl.col("len") > least)["underlying"])
+    if len(grid.times) < 2:
+        what, remedy = f"holds {len(grid.times)} bars, and a return needs two", "Give more history"
+        raise BadInput([Problem(", ".join(admitted.digests), None, None, what, remedy, table="history")])
+    table = np.full((len(grid.times), len(names)), np.nan)
+    for name, series in by_underlying(prices).items():
+        table[:, names.index(name)] = on_grid(grid, *series)
+    shocked = np.array([name in absolute for name in names], bool)
+    given = by_underlying(rows.filter(pl.col("factor") == "implied_vol"))
+    volatility = _fitted(grid, table, shocked)
+    for name, series in given.items():
+        if name in names:
+            column = names.index(name)
+            quoted = _carried(on_grid(grid, *series)[:, None])[:, 0]
+            volatility[:, column] = np.where(np.isnan(quoted), volatility[:, column], quoted)
+    volatility = np.where(np.isnan(table), np.nan, volatility)
+    return Panel(grid, names, table, volatility, shocked, dict(admitted.digests))
+
+
+def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:
+    """Volatility of a year by the EWMA at the close of each bar, times the mark-up; of price units where absolute."""
+    returns, bars = returns_of(np.where(absolute, prices, logs(np.where(absolute, 1.0, prices))))
+    with jax.enable_x64(True):
+        moves, spans = jnp.asarray(returns), jnp.asarray(bars)
+        seed = initial_variance(moves, spans, count=SEED_RETURNS)
+        path, final = ewma_variance(moves, spans, seed, half_life=HALF_LIFE_DAYS * grid.bars_per_day)
+    variance = np.concatenate([np.asarray(path), np.asarray(final)[None]])
+    least = Scenarios().minimum_volatility / np.sqrt(grid.bars_per_day)
+    unit = np.where(absolute, np.maximum.accumulate(np.abs(np.nan_to_num(prices))), 1.0)
+    yearly = np.sqrt(365 / 7 * grid.bars_per_week)
+    return MARK_UP * yearly * np.maximum(np.sqrt(variance), least * unit)
+
+
+def _carried(values: np.ndarray) -> np.ndarray:
+    """Each column's last known value; NaN before the first."""
+    known = np.where(np.isnan(values), -1, np.arange(len(values))[:, None])
+    last = np.maximum.accumulate(known, axis=0)
+    return np.where(last >= 0, values[np.maximum(last, 0), np.arange(values.shape[1])], np.nan)

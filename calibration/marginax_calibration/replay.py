@@ -1,0 +1,140 @@
+"""Replaying a history: what models would have charged at the close of every bar, and the loss in the next one.
+
+Every bar is a margin run of its own, with the model's own `prepare` and `margin`, on what was known at its close. A
+portfolio's history begins when its youngest leg lists; its rows begin when every model has its least window, and end
+with its first leg. Many bars are one compiled call; calls are spread over the cores.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import polars as pl
+from jaxtyping import Float64
+
+from marginax.engine.compilation import persistent_cache
+from marginax.known import KnownHistory, known_history
+from marginax.models import MarginModel
+from marginax.problems import BadInput, Problem
+from marginax_calibration.lives import Life, lives_of
+from marginax_calibration.model_replay import ModelReplay
+from marginax_calibration.panel import Panel
+from marginax_calibration.portfolios import Portfolio
+from marginax_calibration.unit_market import Legs, UnitMarket, leg_losses, unit_market
+
+# Expected shortfall is at least this share of gross notional, so that a score has its logarithm.
+LEAST_SHORTFALL = 1e-6
+
+Progress = Callable[[str, int, int], None]
+"""Called with the model at work, the portfolio-bars done and those in all."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """`daily` has one row per bar, portfolio and model; `lives` what each portfolio was replayed over."""
+
+    daily: pl.DataFrame
+    lives: tuple[Life, ...]
+    floored: dict[str, int]
+
+
+def replay(
+    models: Mapping[str, MarginModel],
+    panel: Panel,
+    portfolios: Sequence[Portfolio],
+    *,
+    seed: int = 7,
+    first_time: np.datetime64 | None = None,
+    last_time: np.datetime64 | None = None,
+    streams: int = 0,
+    progress: Progress | None = None,
+) -> Replay:
+    """Replay the models on these portfolios; rows are those whose loss falls between the two times.
+
+    Raises BadInput where no portfolio has a single row, and for a model that cannot be replayed.
+    """
+    persistent_cache()
+    legs = Legs.of(portfolios, panel)
+    volatilities = {name: panel.volatility[:, panel.names.index(name)] for name in legs.optioned}
+    known = {name: _known(model, panel, volatilities) for name, model in models.items()}
+    lives = lives_of(portfolios, panel, known, models, first_time, last_time)
+    if not any(life.rows for life in lives):
+        reasons = "; ".join(sorted({life.reason for life in lives})[:3])
+        what = f"no portfolio has a bar that all models can margin: {reasons}"
+        remedy = "Give more history, choose other dates, or leave out the model that needs the longest window"
+        raise BadInput([Problem(", ".join(panel.digests) or "history", None, None, what, remedy, table="history")])
+    figures: dict[str, np.ndarray] = {}
+    total = sum(life.rows for life in lives) * len(models)
+    done = 0
+    with jax.enable_x64(True):
+        market = unit_market(panel, legs, next(iter(known.values())))
+        for name, model in models.items():
+            run = ModelReplay(model, known[name], market, legs, portfolios, lives, seed, streams)
+
+            def count(more: int, name: str = name) -> None:
+                nonlocal done
+                done += more
+                if progress is not None:
+                    progress(name, done, total)
+
+            figures[name] = run.figures(count)
+    losses = _portfolio_losses(panel, legs, market, portfolios)
+    daily, floored = _table(panel, portfolios, lives, losses, figures)
+    return Replay(daily, tuple(lives), floored)
+
+
+def _known(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarray]) -> KnownHistory:
+    settings = model.settings
+    return known_history(
+        panel.grid,
+        panel.names,
+        panel.prices,
+        volatilities,
+        absolute=panel.absolute,
+        scenarios=settings.scenarios,
+        proxy=settings.proxy,
+    )
+
+
+def _portfolio_losses(
+    panel: Panel, legs: Legs, market: UnitMarket, portfolios: Sequence[Portfolio]
+) -> Float64[np.ndarray, "bars portfolios"]:
+    tile = legs.tile(portfolios)
+    unit = leg_losses(panel, legs, market)
+    padded = np.concatenate([unit, np.zeros((len(unit), legs.assets + 1))], axis=1)
+    return np.stack([padded[:, tile.instruments[k]] @ tile.quantities[k] for k in range(len(portfolios))], axis=1)
+
+
+def _table(
+    panel: Panel,
+    portfolios: Sequence[Portfolio],
+    lives: Sequence[Life],
+    losses: np.ndarray,
+    figures: Mapping[str, np.ndarray],
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The daily table, and how often each model's expected shortfall was lifted to its floor."""
+    member = np.concatenate([np.full(life.rows, k) for k, life in enumerate(lives)]).astype(np.int64)
+    bar = np.concatenate([np.arange(life.begin, life.begin + life.rows) for life in lives])
+    times = panel.grid.times[bar + 1]
+    date: Any = times.astype("datetime64[D]") if panel.grid.bars_per_day <= 1 else times
+    names = pl.Series([each.name for each in portfolios], dtype=pl.String)
+    kinds = pl.Series([each.kind for each in portfolios], dtype=pl.String)
+    parts, floored = [], {}
+    for model, table in figures.items():
+        var, shortfall, charged = (table[member, bar, k] for k in range(3))
+        bad = ~np.isfinite(table[member, bar]).all(axis=1)
+        if bad.any():
+            row = int(np.argmax(bad))
+            what = f"`{model}` has no number for '{names[int(member[row])]}' on {times[row]}"
+            raise BadInput([Problem("model", None, None, what, "Leave the portfolio out, or mend the model")])
+        floored[model] = int((shortfall < LEAST_SHORTFALL).sum())
+        shortfall = np.maximum(shortfall, LEAST_SHORTFALL)
+        frame = pl.DataFrame({"date": date, "portfolio": names[member], "kind": kinds[member]})
+        numbers = {"loss": losses[bar, member], "var": np.minimum(var, shortfall), "es": shortfall, "charged": charged}
+        parts.append(frame.with_columns(pl.lit(model).alias("model"), *(pl.Series(k, v) for k, v in numbers.items())))
+    daily = pl.concat(parts).sort("date", "portfolio", "model")
+    if panel.grid.bars_per_day > 1:
+        daily = daily.with_columns(pl.col("date").dt.replace_time_zone("UTC"))
+    return daily, floored

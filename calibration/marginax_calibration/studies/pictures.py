@@ -1,0 +1,94 @@
+"""The pictures of a study: margins through a crisis, cost against uncovered loss, and answers to a step in volatility.
+
+They need the extra `report` (altair, vl-convert-python).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+
+WIDTH, HEIGHT, SCALE = 640, 320, 2
+# One colour a model, told apart by the colour-blind: Okabe and Ito.
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
+
+
+def margin_through(
+    daily: pl.DataFrame, portfolio: str, first: date, last: date, models: Sequence[str], to: Path
+) -> None:
+    """What each model charged for a portfolio, and what it lost, day by day."""
+    rows = daily.filter((pl.col("portfolio") == portfolio) & pl.col("date").is_between(first, last))
+    margins = (
+        alt.Chart(rows.select("date", "model", "charged"))
+        .mark_line(interpolate="step")
+        .encode(
+            x=alt.X("date:T", title=None),
+            y=alt.Y("charged:Q", title="share of gross notional", axis=alt.Axis(format="%")),
+            color=_colours(models),
+        )
+    )
+    losses = rows.filter((pl.col("model") == models[0]) & (pl.col("loss") > 0)).select("date", "loss")
+    bars = alt.Chart(losses).mark_bar(color="#bbbbbb").encode(x="date:T", y="loss:Q")
+    _save(alt.layer(bars, margins).properties(title=f"{portfolio}: losses (bars) and margins"), to)
+
+
+def cost_and_loss(figures: Mapping[str, Mapping[str, Mapping[str, float]]], models: Sequence[str], to: Path) -> None:
+    """Mean charge against mean uncovered loss, by model, one panel a history: down and to the left is better."""
+    rows = pl.DataFrame(
+        [
+            {
+                "history": history,
+                "model": model,
+                "charged": each["mean_charged"],
+                "bp": 1e4 * each["mean_uncovered_loss"],
+            }
+            for history, by_model in figures.items()
+            for model, each in by_model.items()
+        ],
+        schema=["history", "model", "charged", "bp"],
+        orient="row",
+    )
+    near = alt.Scale(zero=False)
+    base = alt.Chart(rows).encode(
+        x=alt.X("charged:Q", title="mean charge, share of gross", axis=alt.Axis(format="%"), scale=near),
+        y=alt.Y("bp:Q", title="mean uncovered loss, bp", scale=near),
+        color=_colours(models),
+    )
+    text = base.mark_text(dx=8, align="left").encode(text="model:N")
+    chart = alt.layer(base.mark_point(size=80, filled=True), text).properties(width=WIDTH / 2, height=HEIGHT * 0.75)
+    facets = chart.facet(facet=alt.Facet("history:N", title=None, sort=list(figures)), columns=2)
+    _save(facets.resolve_scale(x="independent", y="independent"), to, sized=False)
+
+
+def impulse_responses(paths: pl.DataFrame, step: float, models: Sequence[str], to: Path) -> None:
+    """Mean margin over seeds around a step in volatility, in multiples of its level before."""
+    rows = paths.filter((pl.col("step") == step) & pl.col("bar").is_between(-100, 1_400) & (pl.col("bar") % 5 == 0))
+    level = (
+        paths.filter((pl.col("step") == step) & (pl.col("bar") < 0))
+        .group_by("model")
+        .agg(pl.col("charged").mean().alias("level"))
+    )
+    scaled = rows.join(level, on="model").with_columns(multiple=pl.col("charged") / pl.col("level"))
+    chart = (
+        alt.Chart(scaled.select("bar", "model", "multiple"))
+        .mark_line()
+        .encode(
+            x=alt.X("bar:Q", title="bars after the step"),
+            y=alt.Y("multiple:Q", title="multiple of the margin before"),
+            color=_colours(models),
+        )
+    )
+    _save(chart.properties(title=f"Volatility steps to {step:g} times what it was"), to)
+
+
+def _colours(models: Sequence[str]) -> alt.Color:
+    scale = alt.Scale(domain=list(models), range=list(COLOURS[: len(models)]))
+    return alt.Color("model:N", scale=scale, sort=list(models), title=None)
+
+
+def _save(chart: alt.TopLevelMixin, to: Path, *, sized: bool = True) -> None:
+    alt.data_transformers.disable_max_rows()
+    whole = chart.properties(width=WIDTH, height=HEIGHT) if sized else chart
+    whole.save(str(to), scale_factor=SCALE)

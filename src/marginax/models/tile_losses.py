@@ -1,0 +1,53 @@
+"""What models that look at losses have in common: losses of a tile, shares of positions, and what is left uncovered."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from marginax.models.protocol import Prepared, Tile
+from marginax_kernels import accumulate
+
+BLOCK = 64
+
+
+def has_collateral(tile: Tile) -> bool:
+    """Whether any account of the tile may hold collateral that moves; known before tracing."""
+    return tile.assets.shape[1] > 0
+
+
+def owes(tile: Tile) -> Bool[Array, " accounts"]:
+    """An account without positions owes nothing."""
+    return jnp.any(tile.quantities != 0, axis=1)
+
+
+def tile_losses(prepared: Prepared, tile: Tile) -> tuple[Array, Array]:
+    """Loss of the positions alone, and of positions and collateral together: accounts x scenarios."""
+    positions = -accumulate(prepared.cube, tile.instruments, tile.quantities)
+    if not has_collateral(tile):
+        return positions, positions
+    joint = positions - accumulate(prepared.cube, tile.assets, tile.amounts)
+    return positions, lax.optimization_barrier(joint)
+
+
+def held_amounts(rates: Float[Array, " rows"], tile: Tile) -> Float[Array, " accounts"]:
+    """Rate by row of the cube times what is held of each asset, debts aside; summed in position order."""
+    if not has_collateral(tile):
+        return jnp.zeros_like(tile.equity)
+    return accumulate(rates[:, None], tile.assets, jnp.maximum(tile.amounts, 0))[:, 0]
+
+
+def loss_shares(cube: Array, rows: Array, amounts: Array, weights: Array) -> Float[Array, "accounts width"]:
+    """The loss of each entry, weighted over the scenarios by account."""
+
+    def one(entry: tuple[Array, Array]) -> Array:
+        row, amount = entry
+        return -amount * jnp.sum(cube[row] * weights, axis=1)
+
+    return lax.map(one, (rows.T, amounts.T)).T
+
+
+def uncovered(joint: Array, equity: Array) -> Float[Array, "blocks scenarios"]:
+    """Loss beyond equity, summed over each block of rows; a row that is not finite counts nothing."""
+    beyond = jnp.maximum(joint - equity[:, None], 0)
+    beyond = jnp.where(jnp.isfinite(beyond), beyond, 0)
+    return jnp.sum(beyond.reshape(-1, BLOCK, joint.shape[1]), axis=1)
