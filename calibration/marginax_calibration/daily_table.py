@@ -50,9 +50,10 @@ def read_daily(daily: pl.DataFrame) -> Daily:
     _check_values(daily)
     codes, names = {}, {}
     for column in TEXTS:
-        known = daily[column].unique(maintain_order=True)
+        text = daily[column].cast(pl.String)
+        known = text.unique(maintain_order=True)
         names[column] = tuple(known.to_list())
-        codes[column] = daily[column].replace_strict(known, np.arange(len(known))).to_numpy()
+        codes[column] = text.replace_strict(known, np.arange(len(known))).to_numpy()
     dates = daily["date"].unique().sort()
     day = daily["date"].replace_strict(dates, np.arange(len(dates))).to_numpy()
     key = (codes["model"] * len(names["portfolio"]) + codes["portfolio"]) * len(dates) + day

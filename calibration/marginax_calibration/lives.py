@@ -47,7 +47,8 @@ def lives_of(
     times = panel.grid.times
     gaps = {name: Schedule.of(model.settings, panel.grid).gap for name, model in models.items()}
     least = max(model.settings.scenarios.least_bars + gaps[name] for name, model in models.items())
-    moods = {name: k for k, name in enumerate(next(iter(known.values())).history.names)}
+    history = next(iter(known.values())).history
+    moods = {name: k for k, name in enumerate(history.names)}
     all_own = np.logical_and.reduce([_later(each.own, gaps[name]) for name, each in known.items()])
     low = 0 if first_time is None else int(np.searchsorted(times, first_time, side="left")) - 1
     high = len(times) - 1 if last_time is None else int(np.searchsorted(times, last_time, side="right")) - 1
@@ -63,8 +64,11 @@ def lives_of(
         begin, end = max(anchor, low), min(last, high)
         reasons = []
         if anchor >= last:
-            bars = max(0, last - start)
-            reasons.append(f"{bars} returns of {youngest} together with the other legs, and the models need {least}")
+            bars, lacking = max(0, last - start), [k for k in factors if not all_own[last, k]]
+            what = f"{bars} returns of {youngest} with the other legs, and the models need {least} and one more"
+            if bars > least and lacking:
+                what = f"{history.names[lacking[0]]} never moved, or has fewer than {least} returns"
+            reasons.append(what)
         elif begin >= end:
             reasons.append(f"no bar between {_day(times[anchor])} and {_day(times[last])} is among the dates asked for")
         else:

@@ -1,6 +1,7 @@
 """`marginax study`: the studies of the documentation, made again from market data."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -45,9 +46,7 @@ def command(
     figures = {}
     for history in wanted:
         with progress_bar(history) as progress:
-            result = baselines.run(
-                history, chosen, folder, seed=seed, progress=lambda _, done, total, bar=progress: bar(done, total)
-            )
+            result = baselines.run(history, chosen, folder, seed=seed, progress=_under(progress))
         stem = history.replace(" ", "_")
         result.daily.write_parquet(out / f"{stem}.parquet")
         (out / f"{stem}.md").write_text(baselines.tables(history, result, list(chosen)), encoding="utf-8")
@@ -57,3 +56,8 @@ def command(
         typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
     pictures.cost_and_loss(figures, list(chosen), out / "cost_and_loss.png")
     return 0
+
+
+def _under(bar: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
+    """A progress bar that does not care which model is at work."""
+    return lambda _, done, total: bar(done, total)

@@ -17,6 +17,7 @@ from marginax_calibration.backtests import judge
 from marginax_calibration.judgement import Backtest, backtest
 from marginax_calibration.panel import read_panel
 from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
+from marginax_calibration.replay import Progress
 from marginax_calibration.studies.histories import HISTORIES, RATES
 
 
@@ -70,7 +71,7 @@ def run(
     folder: Path,
     *,
     seed: int = 7,
-    progress: Callable[..., None] | None = None,
+    progress: Progress | None = None,
 ) -> Backtest:
     """One study: the backtest of its history and portfolios. Raises BadInput where the data is not there."""
     study = STUDIES[name]
@@ -89,7 +90,7 @@ def tables(name: str, result: Backtest, models: Sequence[str]) -> str:
     if linear.height < result.daily.height:
         pooled = judge(linear)["pooled"]
     count = linear["portfolio"].n_unique()
-    first, last = linear["date"].min(), linear["date"].max()
+    first, last = (str(linear["date"].sort()[place]) for place in (0, -1))
     head = f"### {name}: {count} linear portfolios, {first} to {last}\n"
     body = _markdown([title for title, _ in FIGURES], {m: [show(pooled[m]) for _, show in FIGURES] for m in models})
     parts = [head, body]

@@ -16,10 +16,10 @@ COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0
 
 
 def margin_through(
-    daily: pl.DataFrame, portfolio: str, first: date, last: date, models: Sequence[str], to: Path
+    daily: pl.DataFrame, portfolio: str, dates: tuple[date, date], models: Sequence[str], to: Path
 ) -> None:
     """What each model charged for a portfolio, and what it lost, day by day."""
-    rows = daily.filter((pl.col("portfolio") == portfolio) & pl.col("date").is_between(first, last))
+    rows = daily.filter((pl.col("portfolio") == portfolio) & pl.col("date").is_between(*dates))
     margins = (
         alt.Chart(rows.select("date", "model", "charged"))
         .mark_line(interpolate="step")
