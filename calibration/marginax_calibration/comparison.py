@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float64
 from scipy import stats
 
 # Scores of two models differ for weeks on end, as their volatilities do. Over portfolios that share such a difference
-# (500 to 2,000 days, half-lives up to 34 days) 12 cosines reject 4 to 9 % of equal models at 5 %, Bartlett weights over
-# 5 to 8 lags up to 40 %; the price is a critical value of 2.18 where the normal one is 1.96.
+# (500 to 2,000 days, half-lives up to 34 days) 12 cosines reject 3 to 9 % of equal models at 5 %, Bartlett weights over
+# 5 to 7 lags up to 40 %; the price is a critical value of 2.18 where the normal one is 1.96.
 COSINES = 12
 
 

@@ -186,7 +186,10 @@ class ModelReplay:
 
     def _tile(self, members: tuple[int, ...]) -> Tile:
         if members not in self._tiles:
-            tile = self._legs.tile([self._portfolios[k] for k in members])
+            chosen = [self._portfolios[k] for k in members]
+            widest = max(len(each.legs) for each in chosen)
+            least = next((width for width in WIDTHS if widest <= width), WIDTHS[-1])
+            tile = self._legs.tile(chosen, least_width=least)
             self._tiles[members] = jax.tree.map(_narrowed, tile)
         return self._tiles[members]
 

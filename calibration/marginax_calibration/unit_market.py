@@ -80,12 +80,15 @@ class Legs:
         """Underlyings that options are held on."""
         return tuple(dict.fromkeys(leg.underlying for leg in self.legs if leg.option))
 
-    def tile(self, portfolios: Sequence[Portfolio]) -> Tile:
-        """Portfolios as rows of a tile, padded to a multiple of 64 rows and a power of two of positions."""
+    def tile(self, portfolios: Sequence[Portfolio], *, least_width: int = 2) -> Tile:
+        """Portfolios as rows of a tile, padded to a multiple of 64 rows and a power of two of positions.
+
+        `least_width`, a power of two itself, keeps the shapes few: each is compiled.
+        """
         row = {(leg.underlying, leg.option, leg.deviations, leg.days): k for k, leg in enumerate(self.legs)}
         zero = len(self.legs) + self.assets
         widest = max(len(each.legs) for each in portfolios)
-        width = max(2, 1 << (widest - 1).bit_length())
+        width = max(least_width, 1 << (widest - 1).bit_length())
         rows = -(-len(portfolios) // ROWS) * ROWS
         columns, weights = np.full((rows, width), zero, np.int32), np.zeros((rows, width))
         for k, each in enumerate(portfolios):
