@@ -37,7 +37,7 @@ def command(
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="seed of portfolios, draws and simulated p-values")] = 7,
 ) -> int:
-    """Replay models over a history as it was known, and tell good margins from bad ones."""
+    """Replay models over history, and judge their margins."""
     wanted = [path for path in (json, daily) if path is not None]
     for path in wanted:
         if path.is_dir() or not path.absolute().parent.is_dir():

@@ -24,7 +24,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="folder for figures, paths and manifest", metavar="DIR")] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the returns")] = 7,
 ) -> int:
-    """Simulate a step in volatility and tell how far, how fast and for how long each margin answers it."""
+    """Tell how margins answer a step in volatility."""
     multiples = _steps(steps)
     if out is not None and out.exists() and not out.is_dir():
         raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])

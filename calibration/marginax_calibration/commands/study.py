@@ -25,7 +25,7 @@ def command(
     models: Annotated[str, typer.Option(help="models, with commas between", metavar="NAMES")] = "",
     seed: Annotated[int, typer.Option(min=0, help="seed of portfolios and draws")] = 7,
 ) -> int:
-    """Run a study of the documentation on real history: tables in Markdown, pictures, and every daily figure."""
+    """Run a study of the documentation on real history."""
     if name not in NAMES:
         raise BadInput([Problem("STUDY", None, None, f"'{name}' is none", f"Name one of: {', '.join(NAMES)}")])
     folder = data or Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
