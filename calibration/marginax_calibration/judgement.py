@@ -51,12 +51,13 @@ def backtest(
     chosen = _portfolios(portfolios, panel, seed)
     played = replay(models, panel, chosen, seed=seed, first_time=first_time, last_time=last_time, progress=progress)
     replayed = perf_counter()
+    dates = [str(each) for each in (played.daily["date"].min(), played.daily["date"].max())]
     judgement = {
         **judge(played.daily, tail=tail, seed=seed),
         **_lives(played, chosen, panel),
         "holes": panel.holes,
         "es_floored": played.floored,
-        "settings": _settings(models, tail, seed),
+        "settings": {**_settings(models, tail, seed), "first": dates[0], "last": dates[1]},
     }
     manifest = {
         "versions": {name: version(name) for name in ("marginax", "jax", "numpy", "polars")}

@@ -71,8 +71,11 @@ def command(
     from marginax_calibration.commands.verdict import print_verdict
 
     print_verdict(result.judgement, tail=tail)
-    for path in (*wanted, *([out] if out is not None else [])):
+    written = [*wanted, *([out] if out is not None else [])]
+    for path in written:
         typer.echo(f"Wrote {path}")
+    if not written:
+        typer.echo("Nothing was kept: --out DIR writes the daily table, the judgement and a manifest")
     return 0
 
 

@@ -26,6 +26,8 @@ def command(
 ) -> int:
     """Tell how margins answer a step in volatility."""
     multiples = _steps(steps)
+    if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
+        raise BadInput([Problem(str(json), None, None, "cannot be written", "Name a file in a folder that exists")])
     if out is not None and out.exists() and not out.is_dir():
         raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
     from importlib.metadata import version
@@ -80,7 +82,7 @@ def _print(figures: dict[str, dict[str, dict[str, float | None]]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("model", "step", "margin before", "steady", "multiple", "overshoot", "half-life", "peak after"):
+    for title in ("model", "step", "margin before", "steady", "multiple", "overshoot", "half-life"):
         table.add_column(title, justify="left" if title == "model" else "right")
     for model, by_step in figures.items():
         for step, each in by_step.items():
@@ -88,7 +90,7 @@ def _print(figures: dict[str, dict[str, dict[str, float | None]]]) -> None:
             shown.append("-" if each["multiple"] is None else f"{each['multiple']:.2f}")
             over, error = each["overshoot"], each["overshoot_error"]
             shown.append("-" if over is None else f"{over:+.1%} ± {error:.1%}")
-            half, peak = each["half_life"], each["peak"]
-            shown += ["never" if half is None else f"{half:,.0f} bars", f"{peak:,.0f} bars"]
+            half = each["half_life"]
+            shown.append("never" if half is None else f"{half:,.0f} bars")
             table.add_row(model, f"{step} x", *shown)
     Console(width=None if Console().is_terminal else 140).print(table)

@@ -1,5 +1,6 @@
 """What a person wants to know of a backtest, in the terminal."""
 
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -22,31 +23,47 @@ COLUMNS = (
 
 
 def print_verdict(judgement: dict[str, Any], *, tail: float) -> None:
-    """One line a model over all portfolio-days, how many portfolios reject it, and what was left out."""
+    """One line a model over all portfolio-days, the best score first, and who is not there from end to end."""
     console = Console()
     if not console.is_terminal:
         console.width = PIPED
-    pooled = judgement["pooled"]
-    days = next(iter(pooled.values()))["days"]
+    pooled, settings = judgement["pooled"], judgement["settings"]
+    count, days = len(judgement["portfolios"]), next(iter(pooled.values()))["days"]
+    charged = sorted({f"{charge:.3g}" for charge in settings["charge_tail"].values()})
     console.print(
-        f"\n[bold]{len(judgement['portfolios'])} portfolios, {days:,} portfolio-days[/bold]; VaR and ES at {tail:g}, "
-        "amounts in % of gross notional\n"
+        f"\n[bold]{count} portfolios, {days:,} portfolio-days from {settings['first']} to {settings['last']}[/bold]\n"
+        f"VaR and ES at {tail:.3g}, so many breaches are expected; charged is ES at {', '.join(charged)}; amounts in % "
+        "of gross notional; the lowest FZ0 first\n"
     )
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("model")
     for title, _ in COLUMNS:
         table.add_column(title, justify="right")
-    table.add_column("rejected by")
-    for model, figures in sorted(pooled.items(), key=lambda item: item[1]["mean_fz0"]):
+    table.add_column("DM p")
+    table.add_column(f"rejected, of {count}")
+    ranked = sorted(pooled.items(), key=lambda item: item[1]["mean_fz0"])
+    best = ranked[0][0]
+    for model, figures in ranked:
         counts = judgement["rejections"][model]
         worst = max(counts, key=lambda test: counts[test])
-        table.add_row(model, *(_cell(key, figures) for _, key in COLUMNS), f"{counts[worst]} ({worst})")
+        rejected = f"{counts[worst]} ({worst})" if counts[worst] else "0"
+        versus = figures["dm_p"].get(best)
+        apart = "" if model == best or versus is None else f"{versus:.3f}"
+        table.add_row(model, *(_cell(key, figures) for _, key in COLUMNS), apart, rejected)
     console.print(table)
+    console.print(
+        f"\nDM p: that the score is as good as that of {best}. Rejected: portfolios by the test that rejects most of "
+        "them, at a false discovery rate of 5 %."
+    )
     for key, words in (("late_or_short", "begin late or end early"), ("left_out", "have no row")):
         named = judgement[key]
         if named:
-            shown = ", ".join(list(named)[:NAMED]) + (", ..." if len(named) > NAMED else "")
-            console.print(f"\n{len(named)} portfolios {words}: {shown}")
+            reasons = Counter(each["reason"] if isinstance(each, dict) else each for each in named.values())
+            console.print(f"\n{len(named)} portfolios {words}:")
+            for reason, portfolios in reasons.most_common(NAMED):
+                console.print(f"  {portfolios:>3}  {reason}")
+            if len(reasons) > NAMED:
+                console.print("  ...")
 
 
 def _cell(key: str, figures: dict[str, Any]) -> str:

@@ -84,7 +84,9 @@ def command(
         "tiers": tiers,
         "order_book": order_book,
     }
-    return margin_files(book, market, settings, out, on_error=on_error.value, attribution=attribution, json=json)
+    return margin_files(
+        book, market, settings, out, preset=preset, on_error=on_error.value, attribution=attribution, json=json
+    )
 
 
 def margin_files(
@@ -93,11 +95,12 @@ def margin_files(
     settings: "Config",
     out: Path,
     *,
+    preset: str | None = None,
     on_error: Literal["raise", "quarantine"] = "raise",
     attribution: bool = False,
     json: bool = False,
 ) -> int:
-    """Read, margin, write and tell; returns the exit code."""
+    """Read, margin, write and tell, `preset` being what the settings are known by; returns the exit code."""
     if out.exists() and not out.is_dir():
         raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
     from marginax.book import read_book
@@ -110,6 +113,7 @@ def margin_files(
 
     with progress_bar("accounts") as progress:
         result = margin_book(held, prices, settings, seed=settings.run.seed, on_error=on_error, progress=progress)
+    result.manifest["preset"] = preset
     result.write(out, attribution=attribution)
     _tell(result, out, json=json)
     return EXCEPTED if result.excepted else 0

@@ -33,7 +33,7 @@ def print_summary(result: "Result", out: Path) -> None:
         pace += f" in {seconds['margined']:.2f} s ({margins.height / seconds['margined']:,.0f} a second)"
     if seconds["compiled"] > 1:
         pace += f", after {seconds['compiled']:.0f} s of compiling or loading programs"
-    console.print(f"\n[bold]Margin as of {manifest['as_of'][:16]} UTC[/bold] by {manifest['model']}: {pace}")
+    console.print(f"\n[bold]Margin as of {manifest['as_of'][:16]} UTC[/bold] by {_method(manifest)}: {pace}")
     console.print(f"{scenarios['count']:,} scenarios, the first {scenarios['first']}, the last {scenarios['last']}\n")
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -121,6 +121,15 @@ def _found(volatilities: dict[str, int]) -> list[str]:
     """How many options have a volatility from their expiry's smile, from another expiry, or none."""
     words = {"smile": "its smile", "other_expiry": "another expiry", "none": "none known"}
     return [f"{volatilities[name]:,} by {word}" for name, word in words.items() if volatilities.get(name)]
+
+
+def _method(manifest: dict[str, Any]) -> str:
+    """The preset and the model behind it, and the tail that is charged where it is not that of the figures."""
+    model, preset = manifest["model"], manifest.get("preset")
+    named = model if preset in (None, model) else f"{preset} ({model})"
+    risk = manifest["configuration"]["risk"]
+    charge = risk.get("charge_tail")
+    return named if charge in (None, risk["tail"]) else f"{named}, charged at a tail of {charge:g}"
 
 
 def _parts(result: "Result") -> str:

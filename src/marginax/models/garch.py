@@ -19,6 +19,8 @@ from marginax.models.tile_losses import has_collateral, loss_shares, tile_losses
 from marginax.problems import BadInput, Problem
 from marginax_kernels import initial_variance, student_quantile_and_shortfall, volatility
 
+SINGLE = ('is "float32"', 'Say "float64": in float32 a likelihood has no sharp maximum')
+
 
 class Fitted(NamedTuple):
     """The parameters of each account; omega in account currency squared a bar."""
@@ -92,7 +94,7 @@ def build(config: Config) -> Garch:
     elif scenarios.stress or scenarios.events or scenarios.grid.prices:
         wrong = "scenarios.stress", "was given, and a GARCH has no place for stress", "Leave it out"
     elif config.engine.precision != "float64":
-        wrong = "engine.precision", 'is "float32"', 'Say "float64": in float32 a likelihood has no sharp maximum'
+        wrong = "engine.precision", *SINGLE
     if wrong is not None:
         key, what, remedy = wrong
         raise BadInput([Problem("configuration", key, None, what, remedy)])
@@ -105,6 +107,8 @@ def _in_order(losses: Array, weights: Array) -> Float[Array, "accounts bars"]:
 
 
 def _fit(series: Array) -> Fitted:
+    if jnp.result_type(float) != jnp.float64:
+        raise BadInput([Problem("engine", "precision", None, *SINGLE)])
     found = fit_garch(series.astype(jnp.float64), law="t")
     laws = Fitted(found.omega, found.alpha, found.beta, found.freedom)
     return jax.lax.stop_gradient(laws)
