@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from marginax.models import MarginModel
+from marginax.problems import BadInput, Problem
 from marginax.tables.read import Source
 from marginax_calibration.backtests import judge
 from marginax_calibration.panel import MARK_UP, Panel, read_panel
@@ -48,6 +49,7 @@ def backtest(
     """
     clock = perf_counter()
     panel = history if isinstance(history, Panel) else read_panel(history, absolute=absolute)
+    _check_horizons(models, panel)
     chosen = _portfolios(portfolios, panel, seed)
     played = replay(models, panel, chosen, seed=seed, first_time=first_time, last_time=last_time, progress=progress)
     replayed = perf_counter()
@@ -77,6 +79,17 @@ def backtest(
     return Backtest(played.daily, judgement, manifest)
 
 
+def _check_horizons(models: Mapping[str, MarginModel], panel: Panel) -> None:
+    """A loss is that of one bar; a margin for another horizon would be judged by it all the same."""
+    bar = 1 / panel.grid.bars_per_day
+    for name, model in models.items():
+        horizon = model.settings.risk.horizon_days
+        if abs(horizon / bar - 1) > 1e-6:
+            what = f"`{name}` margins {horizon:g} trading days, and a bar of the history is {bar:g}"
+            remedy = "Load it with `horizon_days` of one bar"
+            raise BadInput([Problem("configuration", "risk.horizon_days", None, what, remedy)])
+
+
 def _portfolios(given: Source | Sequence[Portfolio] | None, panel: Panel, seed: int) -> list[Portfolio]:
     if given is None:
         return venue_portfolios(panel.names, seed=seed)
@@ -90,6 +103,7 @@ def _settings(models: Mapping[str, MarginModel], tail: float, seed: int) -> dict
     return {
         "tail": tail,
         "charge_tail": charged,
+        "horizon": "one bar",
         "seed": seed,
         "option_mark_up": MARK_UP,
         "least_es": LEAST_SHORTFALL,

@@ -67,13 +67,17 @@ def lives_of(
             bars, lacking = max(0, last - start), [k for k in factors if not all_own[last, k]]
             what = f"{bars} returns of {youngest} with the other legs, and the models need {least} and one more"
             if bars > least and lacking:
-                what = f"{history.names[lacking[0]]} never moved, or has fewer than {least} returns"
+                name = history.names[lacking[0]].removeprefix("implied_vol:")
+                what = (
+                    f"{name} never moved, so that options on it have no volatility, or has fewer than {least} returns"
+                )
             reasons.append(what)
         elif begin >= end:
-            reasons.append(f"no bar between {_day(times[anchor])} and {_day(times[last])} is among the dates asked for")
+            reasons.append(f"--from and --to leave no loss between {_day(times[anchor])} and {_day(times[last])}")
         else:
             if anchor > max(low, least):
-                reasons.append(f"{youngest} begins on {_day(times[start])}")
+                late = f"{youngest} begins on {_day(times[start])}"
+                reasons.append(late if start > panel.first.min() else f"bars are missing: {least} returns take longer")
             if last < min(high, len(times) - 1):
                 reasons.append(f"{oldest} ends on {_day(times[last])}")
         lives.append(Life(start, anchor, begin, end, "; ".join(reasons)))

@@ -1,4 +1,4 @@
-"""The models that a replay compares, by name, all charged by the same statistic."""
+"""The models that a replay compares, by name, all charged by the same statistic over the same horizon."""
 
 import json
 from collections.abc import Sequence
@@ -14,33 +14,45 @@ BASELINES = ("fixed_legs", "static", "hs", "ewma", "garch", "fhs")
 
 
 def load_models(
-    names: Sequence[str], *, tail: float = 0.01, charge_tail: float = 0.025, params: Path | None = None
+    names: Sequence[str],
+    *,
+    tail: float = 0.01,
+    charge_tail: float = 0.025,
+    horizon_days: float = 1.0,
+    params: Path | None = None,
 ) -> dict[str, MarginModel]:
-    """Models by preset, installed name or TOML file, each at these tails; a file goes by its name without the suffix.
+    """Models by preset, installed name or TOML file; a file goes by its name without the suffix.
 
-    `params` is a JSON file {"model": NAME, "settings": {SECTION: {KEY: VALUE}}} whose settings are put over those of
-    the model of that name. Raises BadInput for a name that nothing brings or that is given twice.
+    Tails and horizon are these, whatever a model's own configuration says of them: models that are charged differently
+    cannot be compared, and a replay needs the horizon of one bar. `params` is a JSON file
+    {"model": NAME, "settings": {SECTION: {KEY: VALUE}}} whose settings are put over those of the model of that name.
+    Raises BadInput for a name that nothing brings or that is given twice.
     """
     found: dict[str, MarginModel] = {}
-    fitted = {} if params is None else _read_params(params, names)
+    fitted = {} if params is None else _read_params(params, [_label(name) for name in names])
     for name in names:
-        label = Path(name).stem if name.endswith(".toml") else name
+        label = _label(name)
         if label in found:
             raise BadInput([Problem("--models", None, None, f"`{label}` is named twice", "Name each model once")])
         config = model_config(name)
-        if name in fitted:
-            config = _over(config, fitted[name], str(params))
-        risk = config.risk.model_copy(update={"tail": tail, "charge_tail": charge_tail})
+        if label in fitted:
+            config = _over(config, fitted[label], str(params))
+        common = {"tail": tail, "charge_tail": charge_tail, "horizon_days": horizon_days}
+        risk = config.risk.model_copy(update=common)
         found[label] = load_model(config.model_copy(update={"risk": risk}))
     if not found:
         raise BadInput([Problem("--models", None, None, "names no model", f"Name some of {', '.join(BASELINES)}")])
     return found
 
 
-def _read_params(path: Path, names: Sequence[str]) -> dict[str, Any]:
+def _label(name: str) -> str:
+    return Path(name).stem if name.endswith(".toml") else name
+
+
+def _read_params(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
-        model, settings = given["model"], given["settings"]
+        model, settings = given["model"], dict(given["settings"])
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         what = f"cannot be read ({type(error).__name__}: {error})"
         remedy = 'Write JSON: {"model": NAME, "settings": {SECTION: {KEY: VALUE}}}'
@@ -51,8 +63,8 @@ def _read_params(path: Path, names: Sequence[str]) -> dict[str, Any]:
     return {model: settings}
 
 
-def _over(config: Config, settings: Any, name: str) -> Config:
+def _over(config: Config, settings: dict[str, Any], name: str) -> Config:
     values = config.model_dump(mode="json", exclude_defaults=True)
-    for section, keys in dict(settings).items():
+    for section, keys in settings.items():
         values[section] = {**values.get(section, {}), **keys} if isinstance(keys, dict) else keys
     return parse_config(values, name)

@@ -25,7 +25,8 @@ from marginax_kernels import ewma_variance, initial_variance
 # An option without a quote is priced at the volatility that an EWMA (0.97) fits, times this. The figure is a choice:
 # sellers ask for more than they expect.
 MARK_UP = 1.1
-HALF_LIFE_DAYS, SEED_RETURNS = 23.0, 30
+HALF_LIFE_DAYS, SEED_RETURNS = 22.7566, 30
+DAYS_A_YEAR = 365.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Panel:
     @property
     def marked(self) -> Float64[np.ndarray, "bars underlyings"]:
         """The last known price, from the first one on to the end."""
-        return _carried(self.prices)
+        return carried(self.prices)
 
     @property
     def holes(self) -> dict[str, int]:
@@ -65,7 +66,7 @@ class Panel:
     def years_between(self) -> Float64[np.ndarray, " bars"]:
         """Calendar time to the next bar, in years; nothing after the last."""
         micros = np.diff(self.grid.times).astype("timedelta64[us]").astype(float)
-        return np.append(micros / (365 * DAY_MICROS), 0.0)
+        return np.append(micros / (DAYS_A_YEAR * DAY_MICROS), 0.0)
 
 
 def read_panel(files: Source, *, absolute: Sequence[str] = (), scenarios: Scenarios | None = None) -> Panel:
@@ -108,10 +109,15 @@ def read_panel(files: Source, *, absolute: Sequence[str] = (), scenarios: Scenar
     for name, series in given.items():
         if name in names:
             column = names.index(name)
-            quoted = _carried(on_grid(grid, *series)[:, None])[:, 0]
+            quoted = carried(on_grid(grid, *series)[:, None])[:, 0]
             volatility[:, column] = np.where(np.isnan(quoted), volatility[:, column], quoted)
     volatility = np.where(np.isnan(table), np.nan, volatility)
     return Panel(grid, names, table, volatility, shocked, dict(admitted.digests))
+
+
+def bars_a_year(grid: Grid) -> float:
+    """Bars of a calendar year, by the habit of the grid."""
+    return DAYS_A_YEAR / 7 * grid.bars_per_week
 
 
 def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:
@@ -124,11 +130,11 @@ def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:
     variance = np.concatenate([np.asarray(path), np.asarray(final)[None]])
     least = Scenarios().minimum_volatility / np.sqrt(grid.bars_per_day)
     unit = np.where(absolute, np.maximum.accumulate(np.abs(np.nan_to_num(prices))), 1.0)
-    yearly = np.sqrt(365 / 7 * grid.bars_per_week)
+    yearly = np.sqrt(bars_a_year(grid))
     return MARK_UP * yearly * np.maximum(np.sqrt(variance), least * unit)
 
 
-def _carried(values: np.ndarray) -> np.ndarray:
+def carried(values: np.ndarray) -> np.ndarray:
     """Each column's last known value; NaN before the first."""
     known = np.where(np.isnan(values), -1, np.arange(len(values))[:, None])
     last = np.maximum.accumulate(known, axis=0)

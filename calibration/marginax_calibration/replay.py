@@ -24,7 +24,8 @@ from marginax_calibration.panel import Panel
 from marginax_calibration.portfolios import Portfolio
 from marginax_calibration.unit_market import Legs, UnitMarket, leg_losses, unit_market
 
-# Expected shortfall is at least this share of gross notional, so that a score has its logarithm.
+# Expected shortfall is at least this share of gross notional, so that a score has its logarithm; and VaR within it of
+# zero is lifted to it: a hedged book's is rounding, and rounding of a loss would be beyond it.
 LEAST_SHORTFALL = 1e-6
 
 Progress = Callable[[str, int, int], None]
@@ -63,7 +64,7 @@ def replay(
     if not any(life.rows for life in lives):
         reasons = "; ".join(sorted({life.reason for life in lives})[:3])
         what = f"no portfolio has a bar that all models can margin: {reasons}"
-        remedy = "Give more history, choose other dates, or leave out the model that needs the longest window"
+        remedy = "Give more history, or choose other dates"
         raise BadInput([Problem(", ".join(panel.digests) or "history", None, None, what, remedy, table="history")])
     figures: dict[str, np.ndarray] = {}
     total = sum(life.rows for life in lives) * len(models)
@@ -131,6 +132,7 @@ def _table(
             raise BadInput([Problem("model", None, None, what, "Leave the portfolio out, or mend the model")])
         floored[model] = int((shortfall < LEAST_SHORTFALL).sum())
         shortfall = np.maximum(shortfall, LEAST_SHORTFALL)
+        var = np.where(np.abs(var) < LEAST_SHORTFALL, LEAST_SHORTFALL, var)
         frame = pl.DataFrame({"date": date, "portfolio": names[member], "kind": kinds[member]})
         numbers = {"loss": losses[bar, member], "var": np.minimum(var, shortfall), "es": shortfall, "charged": charged}
         parts.append(frame.with_columns(pl.lit(model).alias("model"), *(pl.Series(k, v) for k, v in numbers.items())))

@@ -20,11 +20,10 @@ from marginax.instruments import OWNED
 from marginax.known import KnownHistory
 from marginax.models.protocol import Runs, Tile
 from marginax.options import OptionArrays
-from marginax_calibration.panel import Panel
+from marginax_calibration.panel import DAYS_A_YEAR, Panel, carried
 from marginax_calibration.portfolios import Leg, Portfolio
 from marginax_kernels import bachelier, black76
 
-DAYS_A_YEAR = 365.0
 ROWS = 64
 
 
@@ -120,7 +119,7 @@ def unit_market(panel: Panel, legs: Legs, known: KnownHistory) -> UnitMarket:
     years = np.array([leg.days for leg in legs.legs]) / DAYS_A_YEAR
     level = known.level[:, : len(panel.names)]
     price = np.where(panel.absolute, np.nan_to_num(panel.marked), 1.0)
-    volatility = np.where(option, np.nan_to_num(_carried_volatility(panel)[:, underlying], nan=1.0), 0.0)
+    volatility = np.where(option, np.nan_to_num(carried(panel.volatility)[:, underlying], nan=1.0), 0.0)
     strike = _strikes(legs, price[:, underlying], volatility, normal)
     value = _values(legs, price[:, underlying], strike, volatility, years, normal)
     factors = {name: k for k, name in enumerate(known.history.names)}
@@ -184,12 +183,6 @@ def leg_losses(panel: Panel, legs: Legs, market: UnitMarket) -> Float64[np.ndarr
     value = _values(legs, then, market.strike[:-1], market.volatility[1:], left, normal)
     change = np.where(option, value, then) - market.mark[:-1]
     return np.concatenate([-change * market.multiplier[:-1], np.full((1, len(legs.legs)), np.nan)])
-
-
-def _carried_volatility(panel: Panel) -> np.ndarray:
-    known = np.where(np.isnan(panel.volatility), -1, np.arange(len(panel.volatility))[:, None])
-    last = np.maximum.accumulate(known, axis=0)
-    return panel.volatility[np.maximum(last, 0), np.arange(len(panel.names))]
 
 
 def _strikes(legs: Legs, price: np.ndarray, volatility: np.ndarray, normal: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """`marginax backtest`: replay models over a history, and say which margins were good."""
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +26,9 @@ def command(
         Path | None,
         typer.Option(help="portfolios of your own; by default a venue's over all underlyings", metavar="FILE"),
     ] = None,
-    params: Annotated[Path | None, typer.Option(help="fitted parameters of one of the models", metavar="JSON")] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="settings of one model; see docs/backtesting.md", metavar="JSON")
+    ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="first date of a loss", metavar="DATE")] = None,
     to: Annotated[str | None, typer.Option("--to", help="last date of a loss", metavar="DATE")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="where the judgement goes", metavar="FILE")] = None,
@@ -39,31 +43,28 @@ def command(
 ) -> int:
     """Replay models over history, and judge their margins."""
     wanted = [path for path in (json, daily) if path is not None]
-    for path in wanted:
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise BadInput([Problem(str(path), None, None, "cannot be written", "Name a file in a folder that exists")])
-    if out is not None and out.exists() and not out.is_dir():
-        raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
-    from marginax_calibration.models import load_models
-
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    chosen = load_models(names, tail=tail, charge_tail=charge_tail, params=params)
-
+    check_outputs(wanted, out)
     from marginax.cli.progress import progress_bar
     from marginax_calibration.judgement import backtest
+    from marginax_calibration.models import load_models
+    from marginax_calibration.panel import read_panel
 
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    load = partial(load_models, names, tail=tail, charge_tail=charge_tail, params=params)
+    load()  # a wrong name is told before a long history is read
+    panel = read_panel(history, absolute=[name.strip() for name in absolute.split(",") if name.strip()])
+    chosen = load(horizon_days=1 / panel.grid.bars_per_day)
     begin, end = _time(from_, "--from", last=False), _time(to, "--to", last=True)
     if begin is not None and end is not None and end < begin:
         raise BadInput([Problem("--to", None, None, f"{to} is before {from_}", "Swap --from and --to")])
     with progress_bar("portfolio-bars") as progress:
         result = backtest(
             chosen,
-            history,
+            panel,
             portfolios=portfolios,
             first_time=begin,
             last_time=end,
             tail=tail,
-            absolute=[name.strip() for name in absolute.split(",") if name.strip()],
             seed=seed,
             progress=lambda _, done, total: progress(done, total),
         )
@@ -77,6 +78,21 @@ def command(
     if not written:
         typer.echo("Nothing was kept: --out DIR writes the daily table, the judgement and a manifest")
     return 0
+
+
+def check_outputs(files: list[Path], out: Path | None) -> None:
+    """Refuse what cannot be written before the work is done, and two results under one name."""
+    for path in files:
+        folder = path.absolute().parent
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            remedy = "Name a file in a folder that exists and may be written to"
+            raise BadInput([Problem(str(path), None, None, "cannot be written", remedy)])
+    if len({path.absolute() for path in files}) < len(files):
+        raise BadInput([Problem(str(files[0]), None, None, "is named for two results", "Give each its own file")])
+    if out is not None:
+        nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise BadInput([Problem(str(out), None, None, "cannot be a folder", "Name another for the results")])
 
 
 def _write(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from marginax.problems import BadInput, Problem
+from marginax_calibration.commands.backtest import check_outputs
 
 DOCUMENT, PATHS = "impulse.json", "responses"
 
@@ -26,10 +27,7 @@ def command(
 ) -> int:
     """Tell how margins answer a step in volatility."""
     multiples = _steps(steps)
-    if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
-        raise BadInput([Problem(str(json), None, None, "cannot be written", "Name a file in a folder that exists")])
-    if out is not None and out.exists() and not out.is_dir():
-        raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
+    check_outputs([json] if json is not None else [], out)
     from importlib.metadata import version
     from json import dumps
 

@@ -4,16 +4,15 @@
 unless said otherwise.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from marginax.config import Config
-from marginax.history import FactorHistory
 from marginax.models.protocol import Tile
-from marginax.models.scenario_model import Charges, ScenarioDraws, ScenarioModel, ScenarioPrepared, check_tail
-from marginax.models.tile_losses import has_collateral, loss_shares, tile_losses
+from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
+from marginax.models.tile_losses import has_collateral, shares_by
 from marginax_kernels import (
     expected_shortfall,
     expected_shortfall_error,
@@ -27,12 +26,7 @@ from marginax_kernels import (
 class ExpectedShortfall(ScenarioModel):
     """Margin by expected shortfall."""
 
-    def draw(self, seed: int, history: FactorHistory) -> ScenarioDraws:
-        """What the scenario source draws; raises BadInput when a tail holds less than one scenario."""
-        draws = super().draw(seed, history)
-        check_tail(self.tail, "tail", self.source, history)
-        check_tail(self.charge_tail, "charge_tail", self.source, history)
-        return draws
+    selects: ClassVar[bool] = True
 
     def charges(self, prepared: ScenarioPrepared, tile: Tile, positions: Array, joint: Array, fitted: Any) -> Charges:
         """Expected shortfalls, and the error of that at `tail`."""
@@ -53,14 +47,7 @@ class ExpectedShortfall(ScenarioModel):
 
     def shares(self, prepared: ScenarioPrepared, tile: Tile) -> tuple[Array, Array]:
         """The tail mean of each position's own loss: shares of an expected shortfall sum to it."""
-        positions, joint = tile_losses(prepared, tile)
-        alone = tail_weights(positions, prepared.weights, tail=self.charge_tail)
-        together = tail_weights(joint, prepared.weights, tail=self.charge_tail)
-        cube = prepared.cube
-        own = loss_shares(cube, tile.instruments, tile.quantities, alone)
-        within = loss_shares(cube, tile.instruments, tile.quantities, together)
-        assets = loss_shares(cube, tile.assets, tile.amounts, together)
-        return own, jnp.concatenate([within, assets], axis=1)
+        return shares_by(lambda losses: tail_weights(losses, prepared.weights, tail=self.charge_tail), prepared, tile)
 
 
 def build(config: Config) -> ExpectedShortfall:

@@ -4,15 +4,14 @@ The share is a quantile, or the tail mean, of the absolute P&L of one unit over 
 the sums over its positions, and over its collateral, of size times share.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marginax.config import Config
-from marginax.history import FactorHistory
 from marginax.models.protocol import Tile
-from marginax.models.scenario_model import Charges, ScenarioDraws, ScenarioModel, ScenarioPrepared, check_tail
+from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral
 from marginax_kernels import accumulate, expected_shortfall, shortfall_beyond, value_at_risk
 
@@ -20,12 +19,7 @@ from marginax_kernels import accumulate, expected_shortfall, shortfall_beyond, v
 class FixedLegs(ScenarioModel):
     """Sums over legs of a quantile (`var`) or tail mean of absolute moves."""
 
-    def draw(self, seed: int, history: FactorHistory) -> ScenarioDraws:
-        """What the scenario source draws; raises BadInput when a tail holds less than one scenario."""
-        draws = super().draw(seed, history)
-        check_tail(self.tail, "tail", self.source, history)
-        check_tail(self.charge_tail, "charge_tail", self.source, history)
-        return draws
+    selects: ClassVar[bool] = True
 
     def charges(self, prepared: ScenarioPrepared, tile: Tile, positions: Array, joint: Array, fitted: Any) -> Charges:
         """Sums over legs; the losses of the account as a whole play no part."""

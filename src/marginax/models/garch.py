@@ -15,7 +15,7 @@ from marginax.config import Config
 from marginax.models.garch_fit import BACKCAST_COUNT, fit_garch
 from marginax.models.protocol import Tile
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
-from marginax.models.tile_losses import has_collateral, loss_shares, tile_losses
+from marginax.models.tile_losses import has_collateral, shares_by, tile_losses
 from marginax.problems import BadInput, Problem
 from marginax_kernels import initial_variance, student_quantile_and_shortfall, volatility
 
@@ -59,13 +59,7 @@ class Garch(ScenarioModel):
 
         The scale is there because omega, held, does not grow with the positions.
         """
-        positions, joint = tile_losses(prepared, tile)
-        cube = prepared.cube
-        alone, together = (self._gradient(losses, prepared.weights) for losses in (positions, joint))
-        own = loss_shares(cube, tile.instruments, tile.quantities, alone)
-        within = loss_shares(cube, tile.instruments, tile.quantities, together)
-        assets = loss_shares(cube, tile.assets, tile.amounts, together)
-        return own, jnp.concatenate([within, assets], axis=1)
+        return shares_by(lambda losses: self._gradient(losses, prepared.weights), prepared, tile)
 
     def _gradient(self, losses: Array, weights: Array) -> Float[Array, "accounts scenarios"]:
         """Weights of losses that sum them to the charge."""

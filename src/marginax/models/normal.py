@@ -13,7 +13,7 @@ from scipy import stats
 from marginax.config import Config
 from marginax.models.protocol import Tile
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
-from marginax.models.tile_losses import has_collateral, loss_shares, tile_losses
+from marginax.models.tile_losses import has_collateral, shares_by
 from marginax_kernels import volatility
 
 
@@ -39,14 +39,9 @@ class Normal(ScenarioModel):
 
     def shares(self, prepared: ScenarioPrepared, tile: Tile) -> tuple[Array, Array]:
         """Covariance with the joint loss over its volatility: shares of a volatility sum to it."""
-        positions, joint = tile_losses(prepared, tile)
-        cube, charge = prepared.cube, _shortfall(self.charge_tail)
-        alone = charge * _gradient(positions, prepared.weights)
-        together = charge * _gradient(joint, prepared.weights)
-        own = loss_shares(cube, tile.instruments, tile.quantities, alone)
-        within = loss_shares(cube, tile.instruments, tile.quantities, together)
-        assets = loss_shares(cube, tile.assets, tile.amounts, together)
-        return own, jnp.concatenate([within, assets], axis=1)
+        return shares_by(
+            lambda losses: _shortfall(self.charge_tail) * _gradient(losses, prepared.weights), prepared, tile
+        )
 
 
 def build(config: Config) -> Normal:

@@ -8,7 +8,7 @@ nothing. What a charge is, each model says.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -62,7 +62,12 @@ class Charges(NamedTuple):
 
 
 class ScenarioModel(MarginModel):
-    """A charge on scenarios. `maintenance_ratio` and the scenario source's numbers are leaves."""
+    """A charge on scenarios. `maintenance_ratio` and the scenario source's numbers are leaves.
+
+    `selects` says that single losses are picked from the tail, so that it must hold one at least.
+    """
+
+    selects: ClassVar[bool] = False
 
     name: str = eqx.field(static=True)
     settings: Config = eqx.field(static=True)
@@ -126,8 +131,11 @@ class ScenarioModel(MarginModel):
         )
 
     def draw(self, seed: int, history: FactorHistory) -> ScenarioDraws:
-        """What the scenario source draws; raises BadInput for a history it cannot use."""
+        """What the scenario source draws; raises BadInput for a history it cannot use, or a tail of no scenario."""
         draws = self.source.draw(seed, history)
+        if self.selects:
+            _check_tail(self.tail, "tail", self.source, history)
+            _check_tail(self.charge_tail, "charge_tail", self.source, history)
         haircuts = self.settings.collateral.haircuts
         shares = [haircuts.get(name, 0.0) for name in history.names[: history.underlyings]]
         return ScenarioDraws(draws, np.array(shares, float))
@@ -256,7 +264,7 @@ class ScenarioModel(MarginModel):
         }
 
 
-def check_tail(tail: float, key: str, source: ScenarioSource | GivenScenarios, history: FactorHistory) -> None:
+def _check_tail(tail: float, key: str, source: ScenarioSource | GivenScenarios, history: FactorHistory) -> None:
     """Refuse a tail thinner than the heaviest scenario: its answer would be one loss whatever `tail` says."""
     if isinstance(source, GivenScenarios):
         return

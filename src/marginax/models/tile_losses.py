@@ -1,5 +1,7 @@
 """What models that look at losses have in common: losses of a tile, shares of positions, and what is left uncovered."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -44,6 +46,19 @@ def loss_shares(cube: Array, rows: Array, amounts: Array, weights: Array) -> Flo
         return -amount * jnp.sum(cube[row] * weights, axis=1)
 
     return lax.map(one, (rows.T, amounts.T)).T
+
+
+def shares_by(
+    weigh: Callable[[Array], Float[Array, "accounts scenarios"]], prepared: Prepared, tile: Tile
+) -> tuple[Array, Array]:
+    """Shares of a charge that weights of scenarios sum losses to: of the positions' charge by position, and of the
+    joint charge by position and then by asset. `weigh` gives each account's weights for its losses."""
+    positions, joint = tile_losses(prepared, tile)
+    alone, together, cube = weigh(positions), weigh(joint), prepared.cube
+    within = loss_shares(cube, tile.instruments, tile.quantities, together)
+    assets = loss_shares(cube, tile.assets, tile.amounts, together)
+    own = loss_shares(cube, tile.instruments, tile.quantities, alone)
+    return own, jnp.concatenate([within, assets], axis=1)
 
 
 def uncovered(joint: Array, equity: Array) -> Float[Array, "blocks scenarios"]:
