@@ -41,6 +41,8 @@ LEAST_OMEGA = 1e-8
 STARTS = ((0.1, 0.08), (0.8, 0.08), (0.998, 0.02), (0.998, 0.08))
 START_FREEDOM = 6.0
 FIRST_STEPS, MOST_STEPS = 20, 100
+# Jacobi converges quadratically: after six sweeps what is left of four rows is rounding.
+SWEEPS = 6
 # Newton promises half of gradient^2 / curvature. Where it promises less than this of log likelihood, a last step is
 # taken and the search ends: what then remains is of the order of this squared.
 LEAST_GAIN = 1e-6
@@ -194,7 +196,7 @@ def _move(now: _Search) -> tuple[Array, Array]:
     Along an eigenvector of the Hessian it is -gradient / (|curvature| + damping), so that saddles repel; the damping,
     zero where Newton's own step is short enough, is found by Hebden's iteration. A length left too great is cut.
     """
-    curvature, axes = jnp.linalg.eigh(now.hessian)
+    curvature, axes = _eigen(now.hessian)
     along = jnp.einsum("sij,si->sj", axes, now.gradient)
     stiffness = jnp.maximum(jnp.abs(curvature), LEAST_CURVATURE)
     damping = jnp.zeros_like(now.reach)
@@ -254,6 +256,43 @@ def _start(persistence: float, share: float, *, law: Law) -> Array:
     shares = jnp.asarray([persistence / GREATEST_PERSISTENCE, share, (1 / START_FREEDOM - least) / (most - least)])
     start = jnp.append(jnp.log(1 - persistence), jnp.log(shares / (1 - shares)))
     return start if law == "t" else start[:3]
+
+
+def _eigen(matrices: Float[Array, "series k k"]) -> tuple[Float[Array, "series k"], Float[Array, "series k k"]]:
+    """Eigenvalues and eigenvectors (columns) of many small symmetric matrices by Jacobi's rotations, in no order.
+
+    LAPACK's works on one matrix after the other, and shares XLA's pool of threads with every stream that calls it.
+    """
+    size = matrices.shape[-1]
+
+    def sweep(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        turned, axes = carry
+        for p in range(size - 1):
+            for q in range(p + 1, size):
+                off = turned[:, p, q]
+                none = off == 0
+                slope = (turned[:, q, q] - turned[:, p, p]) / (2 * jnp.where(none, 1, off))
+                tangent = jnp.where(slope < 0, -1, 1) / (jnp.abs(slope) + jnp.sqrt(1 + slope**2))
+                tangent = jnp.where(none, 0, tangent)
+                cosine = (1 / jnp.sqrt(1 + tangent**2))[:, None]
+                sine = tangent[:, None] * cosine
+                for axis in (2, 1):
+                    turned = _turn(turned, p, q, cosine, sine, axis=axis)
+                axes = _turn(axes, p, q, cosine, sine, axis=2)
+        return turned, axes
+
+    start = jnp.broadcast_to(jnp.eye(size, dtype=matrices.dtype), matrices.shape)
+    turned, axes = lax.fori_loop(0, SWEEPS, sweep, (matrices, start))
+    return jnp.diagonal(turned, axis1=1, axis2=2), axes
+
+
+def _turn(matrices: Array, p: int, q: int, cosine: Array, sine: Array, *, axis: int) -> Array:
+    """Columns (axis 2) or rows (axis 1) p and q turned by an angle."""
+    one, other = (jnp.take(matrices, k, axis=axis) for k in (p, q))
+    left, right = cosine * one - sine * other, sine * one + cosine * other
+    if axis == 2:
+        return matrices.at[:, :, p].set(left).at[:, :, q].set(right)
+    return matrices.at[:, p, :].set(left).at[:, q, :].set(right)
 
 
 def _backcast(sample: Float[Array, "series bars"]) -> Float[Array, " series"]:
