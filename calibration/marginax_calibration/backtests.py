@@ -7,8 +7,8 @@ VaR; `tail` is its nominal probability, 0.01. All that comes out is ready for JS
 |---|---|---|
 | `kupiec_p` | exact binomial law of the likelihood ratio | empirical likelihood of days |
 | `kupiec_one_sided_p` | exact binomial probability of so many breaches or more | its signed root |
-| `independence_p` | exact law of Christoffersen's ratio, given the number of breaches | the ratio, permuting days |
-| `conditional_coverage_p` | exact law of the sum of both ratios | sum of both as chi-square quantiles |
+| `independence_p` | exact law of Christoffersen's ratio, given the number of breaches | clusters, permuting days |
+| `conditional_coverage_p` | exact law of the sum of both ratios | sum of both p-values' chi-square quantiles |
 | `z1_p`, `z2_p` | the model's own law, convolved (`shortfall_tests.beyond`) | empirical likelihood of days |
 | `dm_p` | Diebold-Mariano with 12 cosines | the same, on sums over the portfolios of a day |
 

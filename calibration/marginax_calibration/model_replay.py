@@ -25,6 +25,9 @@ from marginax_calibration.walk_forward import Schedule
 
 # Bars of one compiled call: enough that a call costs little beside its work, few enough that padding the last does too.
 CHUNK = 64
+# Refits of one compiled call, and the least number of portfolios in it: a search over many series takes little longer
+# than one over a few, but what is padded is searched too.
+REFITS, LEAST_ROWS = 8, 8
 # Portfolios of up to so many legs share a tile, so that a single leg does not pay for a market maker's thirty.
 WIDTHS = (4, 32)
 
@@ -64,7 +67,7 @@ class ModelReplay:
         self._lookback = model.lookback(known)
         narrow = jax.tree.map(_narrowed, model)
         self._shared = (model, narrow, model.past(known), market)
-        self._tiles: dict[tuple[int, ...], Tile] = {}
+        self._tiles: dict[tuple[bool, tuple[int, ...]], Tile] = {}
         self._draws: dict[int, Any] = {}
         self._check_least_window()
 
@@ -133,14 +136,14 @@ class ModelReplay:
         if type(self._model).fit is MarginModel.fit:
             return None
         found: list[list[Any]] = [[] for _ in self._portfolios]
-        for work, answers in self._stream(self._refits(together=len(self._devices)), _fits):
-            for part, answer in zip(work.parts, answers, strict=True):
-                for k, member in enumerate(part):
-                    found[member].append(jax.tree.map(lambda leaf, k=k: leaf[:, k], answer))
+        for work, answers in self._stream(self._refits(together=True), _fits):
+            kept = jax.tree.map(lambda leaf, work=work: leaf[: len(work.bars)], answers[0])
+            for k, member in enumerate(work.parts[0]):
+                found[member].append(jax.tree.map(lambda leaf, k=k: leaf[:, k], kept))
         return [jax.tree.map(lambda *each: np.concatenate(each), *rows) if rows else None for rows in found]
 
-    def _refits(self, together: int = 0) -> list[_Work]:
-        """Calls for the refits of each group of portfolios that begin together: one each, or `together` for all."""
+    def _refits(self, *, together: bool = False) -> list[_Work]:
+        """Calls for the refits of each group of portfolios that begin together: one each, or REFITS in one tile."""
         groups: dict[tuple[int, int], list[int]] = {}
         for k, life in enumerate(self._lives):
             if life.rows:
@@ -148,8 +151,9 @@ class ModelReplay:
         works = []
         for (start, anchor), members in groups.items():
             bars = self._schedule.refits(anchor, max(self._lives[k].end for k in members)) - self._schedule.gap
-            pieces = np.array_split(bars, min(together, len(bars)) or len(bars))
-            works += [_Work(self._split(members), piece, start, number) for number, piece in enumerate(pieces)]
+            parts, size = ((tuple(members),), REFITS) if together else (self._split(members), 1)
+            pieces = [bars[k : k + size] for k in range(0, len(bars), size)]
+            works += [_Work(parts, piece, start, number) for number, piece in enumerate(pieces)]
         return works
 
     def _daily(self) -> list[_Work]:
@@ -184,14 +188,15 @@ class ModelReplay:
             by_width.setdefault(width, []).append(k)
         return tuple(tuple(by_width[width]) for width in sorted(by_width))
 
-    def _tile(self, members: tuple[int, ...]) -> Tile:
-        if members not in self._tiles:
+    def _tile(self, members: tuple[int, ...], *, to_fit: bool = False) -> Tile:
+        key = (to_fit, members)
+        if key not in self._tiles:
             chosen = [self._portfolios[k] for k in members]
-            widest = max(len(each.legs) for each in chosen)
+            widest = WIDTHS[-1] if to_fit else max(len(each.legs) for each in chosen)
             least = next((width for width in WIDTHS if widest <= width), WIDTHS[-1])
-            tile = self._legs.tile(chosen, least_width=least)
-            self._tiles[members] = jax.tree.map(_narrowed, tile)
-        return self._tiles[members]
+            tile = self._legs.tile(chosen, least_width=least, least_rows=LEAST_ROWS if to_fit else 0)
+            self._tiles[key] = jax.tree.map(_narrowed, tile)
+        return self._tiles[key]
 
     def _drawn(self, number: int) -> Any:
         """The draws that hold in a stretch of bars: one for all unless the model fits their laws."""
@@ -216,10 +221,11 @@ class ModelReplay:
 
         def serve(stream: int, work: _Work) -> Any:
             with jax.enable_x64(True), jax.default_device(self._devices[stream]):
-                size = CHUNK if laws is not None else len(work.bars)
+                fits = call is _fits
+                size = REFITS if fits else CHUNK if laws is not None else len(work.bars)
                 bars = np.concatenate([work.bars, np.repeat(work.bars[-1:], size - len(work.bars))])
                 fitted = tuple(None if laws is None else laws(part, bars) for part in work.parts)
-                tiles = tuple(self._tile(part) for part in work.parts)
+                tiles = tuple(self._tile(part, to_fit=fits) for part in work.parts)
                 draws = self._drawn(work.number if redrawn else 0)
                 answer = call(*self._shared, tiles, draws, bars, np.asarray(work.first), fitted)
                 return jax.tree.map(np.asarray, answer)

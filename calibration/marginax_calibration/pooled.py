@@ -19,9 +19,12 @@ towards the null, and their mean severity, by the law of a single portfolio; for
 weight. So no breach at all rejects as it does for one portfolio, and too little rather than too much.
 
 **Independence** puts the days in random orders, among those on which the same portfolios live: under the null every
-order is as likely as any other, whatever the portfolios have in common on a day. The statistic is Christoffersen's
-ratio from the transitions of all portfolios together; ties are broken at random. **Conditional coverage** adds the
-chi-square quantiles of both p-values, which are independent, and has two degrees of freedom.
+order is as likely as any other, whatever the portfolios have in common on a day. It counts the breaches that follow on
+one of the same portfolio, c_t on day t, and asks whether their sum less its mean over the orders, divided by the root
+of the sum of c_t^2, is too great; ties are broken at random. The root makes up for dependence between portfolios that
+comes and goes with the weeks: without it, as in Christoffersen's ratio of all transitions, 7 to 9 % of right models are
+rejected where correlations jump or volatilities drift apart. **Conditional coverage** adds the chi-square quantiles of
+both p-values, which are independent, and has two degrees of freedom.
 
 Source: Owen (1988), Kish (1965).
 """
@@ -35,7 +38,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt64
 from scipy import optimize, stats
 
-from marginax_calibration.coverage import Transitions, Zone, basel_zone, independence_ratio, kupiec, kupiec_one_sided
+from marginax_calibration.coverage import Zone, basel_zone, kupiec, kupiec_one_sided
 from marginax_calibration.shortfall_tests import beyond
 
 ORDERS = 999
@@ -99,26 +102,28 @@ class Pool:
                 orders[:, same] = rng.permuted(np.broadcast_to(same, (len(orders), len(same))), axis=1)
             yield orders
 
-    def following(self, breach: Bool[np.ndarray, "models rows"]) -> Int64[np.ndarray, "models orders+1"]:
-        """How many breaches follow on one of the same portfolio in its next row; then so in each random order.
+    def following(self, breach: Bool[np.ndarray, "models rows"]) -> Int64[np.ndarray, "2 models orders+1"]:
+        """Breaches that follow on one of the same portfolio, in its next row: their sum and sum of squares over days.
 
-        Portfolios are bits of a word, so that a day costs the same however many of them breach. What a portfolio did
-        last is kept over days on which it does not live.
+        First in the order of time, then in each random order. Portfolios are bits of a word, so that a day costs the
+        same however many of them breach. What a portfolio did last is kept over days on which it does not live.
         """
         marks = np.zeros((len(breach), *self.alive.shape), bool)
         marks[:, self.days, self.members] = breach
         bits, alive = _words(marks).swapaxes(0, 1), _words(self.alive)[:, None]
         counts = []
         for orders in self.orders():
-            count = np.zeros((len(orders), len(breach)), np.int64)
+            sums = np.zeros((2, len(breach), len(orders)), np.int64)
             last = np.zeros((len(orders), *bits.shape[1:]), bits.dtype)
             for lives, order in zip(alive, orders.T, strict=True):
                 now = bits[order]
-                count += np.bitwise_count(now & last).sum(-1, dtype=np.int64)
+                count = np.bitwise_count(now & last).sum(-1, dtype=np.int64).T
+                sums[0] += count
+                sums[1] += count * count
                 last &= ~lives
                 last |= now
-            counts.append(count)
-        return np.concatenate(counts).T
+            counts.append(sums)
+        return np.concatenate(counts, axis=2)
 
 
 def pooled_tests(
@@ -135,12 +140,13 @@ def pooled_tests(
     """
     days, rows = len(pool.living), breach.shape[1]
     answers = []
-    for hit, cost, law, following in zip(breach, severity, mixtures, pool.following(breach), strict=True):
+    following = pool.following(breach).swapaxes(0, 1)
+    for hit, cost, law, followed in zip(breach, severity, mixtures, following, strict=True):
         by_day = pool.total(hit)
         root = likelihood_root(by_day - pool.living * tail)
         known = np.isfinite(root) and np.count_nonzero(by_day) >= FEWEST
         coverage = _by_root(root) if known else _as_one(days, by_day.sum() * days / rows, tail)
-        independence = _independence(pool, by_day, following)
+        independence = _independence(pool, by_day, *followed)
         both = stats.chi2.isf(coverage["kupiec_p"], 1) + stats.chi2.isf(independence, 1)
         answers.append(
             {
@@ -197,20 +203,19 @@ def _as_one(days: int, breaches: float, tail: float) -> dict[str, Any]:
     }
 
 
-def _independence(pool: Pool, by_day: Float64[np.ndarray, " days"], following: Int64[np.ndarray, " orders+1"]) -> float:
-    found, others = int(following[0]), following[1:].tolist()
-    if (found == 0 and np.mean(others) < 1) or set(others) == {found}:
+def _independence(
+    pool: Pool,
+    by_day: Float64[np.ndarray, " days"],
+    total: Int64[np.ndarray, " orders+1"],
+    squares: Int64[np.ndarray, " orders+1"],
+) -> float:
+    """Of one model, from sums in the order of time and then in random ones; 1 where no breach follows on another."""
+    if not total[0] or (total == total[0]).all():
         return 1.0
-    breaches, pairs = int(by_day.sum()), int(pool.living.sum()) - pool.alive.shape[1]
-    # What precedes a breach and what follows one differ by the ends of lives, which the ratio leaves aside.
-    once = min(breaches, pairs)
-    ratio = {
-        n11: independence_ratio(Transitions(max(pairs - 2 * once + n11, 0), once - n11, once - n11, n11))
-        for n11 in {found, *others}
-    }
-    ratios = np.array([ratio[n11] for n11 in others])
-    above = int((ratios > ratio[found] + TIE).sum())
-    tied = 1 + int((np.abs(ratios - ratio[found]) <= TIE).sum())
+    statistic = (total - total[1:].mean()) / np.sqrt(np.maximum(squares, 1))
+    found, others = statistic[0], statistic[1:]
+    above = np.count_nonzero(others > found + TIE)
+    tied = 1 + np.count_nonzero(np.abs(others - found) <= TIE)
     uniform = np.random.default_rng([pool.seed, *by_day.astype(int).tolist()]).random()
     return float((above + uniform * tied) / (ORDERS + 1))
 
