@@ -95,6 +95,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "maxLeverage": 50.0,
     },
     "order_book": {"instrument_id": "A", "side": "bid", "price": [1.0, 2.0, 3.0], "size": 1.0, "time": T},
+    "portfolios": {
+        "portfolio": ["book one", "book one", "book two"],
+        "kind": "spread",
+        "underlying": ["BTC", "ETH", "BTC"],
+        "weight": [0.5, -0.5, 1.0],
+        "option": "call",
+        "deviations": 1.0,
+        "days": 30.0,
+    },
 }
 
 
