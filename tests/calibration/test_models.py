@@ -3,7 +3,6 @@
 from functools import cache
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +11,7 @@ from scipy import stats
 import marginax as mx
 from calibration._engine import AGAIN, HAIRCUT, NOTHING, again, history_of, margined, prices_at, sources, spot
 from calibration._histories import baselines, configured, prices
+from calibration._laws import stated_figures, stated_fit
 from marginax.config import parse_config
 from marginax.models import garch
 from marginax.sections import Engine
@@ -178,48 +178,27 @@ def test_without_a_tail_of_its_own_the_charge_is_the_expected_shortfall() -> Non
 
 # --- garch -----------------------------------------------------------------------------------------------------------
 
-# Parameters of every account, omega in units of its own mean square: what is tested here holds for any.
-OMEGA, ALPHA, BETA, FREEDOM = 0.05, 0.1, 0.85, 6.0
-
 
 @pytest.fixture
 def stated(monkeypatch: pytest.MonkeyPatch) -> mx.Result:
     """Margins of `garch` with parameters that are stated: a search for them costs five seconds for every shape."""
-
-    def fit(series: Any) -> garch.Fitted:
-        square = jnp.nanmean(series.astype(float) ** 2, axis=1)
-        one = jnp.ones_like(square)
-        return garch.Fitted(OMEGA * square, ALPHA * one, BETA * one, FREEDOM * one)
-
-    monkeypatch.setattr(garch, "_fit", fit)
+    monkeypatch.setattr(garch, "_fit", stated_fit)
     # A model that no other test has, so that its programs are compiled here and used nowhere else.
     own = configured("garch", collateral={"haircuts": {"CCC": HAIRCUT}}, risk={"maintenance_ratio": 0.81})
     return mx.margin_book(*venue(), own)
 
 
-def forecast(gains: np.ndarray) -> float:
-    """The deviation of the next bar, by the recursion."""
-    omega = OMEGA * np.mean(gains**2)
-    variance = omega + (ALPHA + BETA) * np.mean(gains[:75] ** 2)
-    for gain in gains:
-        variance = omega + ALPHA * gain**2 + BETA * variance
-    return float(np.sqrt(variance))
-
-
 def test_a_garch_charges_its_forecast_alone_and_together_and_shares_it_out(stated: mx.Result) -> None:
     """The engine is in float64 here, so rounding is nothing; shares are scaled so that they sum to the charge."""
-    edge = stats.t.isf([0.01, 0.025], FREEDOM)
-    # Tail mean of a t: density at the edge times (nu + edge^2) / (nu - 1), over the probability.
-    means = stats.t.pdf(edge, FREEDOM) * (FREEDOM + edge**2) / (FREEDOM - 1) / [0.01, 0.025]
-    unit = np.sqrt((FREEDOM - 2) / FREEDOM)
     for row in stated.margins.filter(pl.col("account_id").is_in(["one", "pair", "secured"])).iter_rows(named=True):
         account = row["account_id"]
-        alone = unit * forecast(-losses(account))
-        joint = unit * forecast(-losses(account, collateral=account in COLLATERAL))
-        assert row["var"] == pytest.approx(edge[0] * joint, rel=1e-8)
-        assert row["expected_shortfall"] == pytest.approx(means[0] * joint, rel=1e-8)
-        assert row["core"] == pytest.approx(means[1] * alone, rel=1e-8)
-        assert row["core"] + row["collateral"] == pytest.approx(means[1] * joint, rel=1e-8)
+        alone = -losses(account)
+        joint = -losses(account, collateral=account in COLLATERAL)
+        var, es, charge = stated_figures(joint, np.mean(joint**2))
+        assert row["var"] == pytest.approx(var, rel=1e-8)
+        assert row["expected_shortfall"] == pytest.approx(es, rel=1e-8)
+        assert row["core"] == pytest.approx(stated_figures(alone, np.mean(alone**2))[2], rel=1e-8)
+        assert row["core"] + row["collateral"] == pytest.approx(charge, rel=1e-8)
         assert row["haircut"] == pytest.approx(HAIRCUT * 0.4 * (account in COLLATERAL), rel=1e-12)
         shares = stated.attribution([account])
         for name in (*PARTS, "initial_margin"):

@@ -34,7 +34,7 @@ def rejections(figures: list[dict[str, Any]]) -> dict[str, float]:
     return {test: float(np.mean([each[f"{test}_p"] <= 0.05 for each in figures])) for test in TESTS}
 
 
-def short_by(days: Days, share: float) -> Days:
+def short_by(days: Days, share: float | np.ndarray) -> Days:
     return Days(days.loss, days.var * share, days.shortfall * share)
 
 
@@ -104,7 +104,7 @@ def test_sizes_over_a_thousand_simulations(
     right, single, equal = [], [], []
     for seed in range(1_000):
         truth = venue_days(rng, days, freedom=freedom, clustered=clustered)
-        noisy = {name: Days(truth.loss, *(each * slow(rng, days) for each in truth[1:])) for name in ("one", "two")}
+        noisy = {name: short_by(truth, slow(rng, days)) for name in ("one", "two")}
         judged = judge(table({"right": truth, **noisy}, kinds), seed=seed)
         right.append(judged["pooled"]["right"])
         single += [models["right"] for models in judged["portfolios"].values()]

@@ -8,10 +8,12 @@ import pytest
 
 import marginax as mx
 from calibration._histories import (
+    BARS,
     FIGURES,
     at_bar,
     baselines,
     between,
+    columns,
     configured,
     held,
     known_at,
@@ -21,11 +23,14 @@ from calibration._histories import (
     prices,
     usual_panel,
 )
+from calibration._laws import stated_figures, stated_fit
 from marginax.calendars import Grid
+from marginax.models import garch
 from marginax_calibration.panel import Panel
 from marginax_calibration.portfolios import Leg, Portfolio, portfolio
 from marginax_calibration.replay import Replay, replay
 from marginax_calibration.walk_forward import Schedule
+from reference import baselines as twin
 
 # The bar after which the future is another one; bars around it, of old portfolios and of those that have just begun.
 NOW, AROUND = 460, (451, 475)
@@ -151,6 +156,26 @@ def test_a_refit_looks_at_nothing_in_its_embargo_and_purge(embargo: int, horizon
     seen[last_seen] *= [0.3, 3, 0.3, 3, 1]  # against every portfolio
     assert figures(played(panel(unseen), models).daily, second) == figures(usual.daily, second)
     assert figures(played(panel(seen), models).daily, second) != figures(usual.daily, second)
+
+
+def test_a_law_is_that_of_the_last_refit_and_its_filter_that_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anew every 30 bars, which an embargo keeps from the last five: ten refits of the old portfolios, four of others.
+
+    Cubes are float32, and a forecast is a root of sums of their squares.
+    """
+    monkeypatch.setattr(garch, "_fit", stated_fit)
+    every, gap = 30, 5
+    # A model that no other test has, so that its programs are used nowhere else.
+    keys = {"refit_years": 0.0, "refit_bars": every, "embargo_bars": gap}
+    daily = played(usual_panel(), {"garch": configured("garch", replay=keys)}).daily
+    for name, begins in (("basket", 255), ("short BTC", 255), ("last and BTC", 455)):
+        gains = -np.array([twin.loss(prices(), columns(held()[name]), t) for t in range(begins - 255, BARS - 1)])
+        for bar in (begins, begins + every - 1, begins + every, BARS - 2):
+            seen = begins + (bar - begins) // every * every - gap
+            until, known = (end - (begins - 255) for end in (bar, seen))
+            wanted = stated_figures(gains[:until], np.mean(gains[:known] ** 2))
+            row = at_bar(daily, bar)["garch", name]
+            assert [row[key] for key in FIGURES] == pytest.approx(wanted, rel=1e-5), (name, bar)
 
 
 def test_refits_are_counted_from_a_portfolios_first_margin() -> None:
