@@ -95,11 +95,7 @@ def counted(
     config = Config(
         risk=Risk(tail=tail), scenarios=Scenarios(least_bars=2), collateral=Collateral(haircuts=haircuts or {})
     )
-    plain = mx.load_model(config)
-    assert isinstance(plain, ExpectedShortfall)
-    names = ("name", "settings", "source", "pricing", "maintenance_ratio", "tail")
-    fields = {name: getattr(plain, name) for name in names}
-    return Counted(**fields).with_scenarios(scenarios)
+    return Counted.from_config(config, name="expected_shortfall").with_scenarios(scenarios)
 
 
 @cache
