@@ -28,5 +28,5 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("marginax needs Python 3.11 or newer; name one with: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable . --group test
+	$(BIN)/python -m pip install --quiet --editable ".[report]" --group test
 	touch $(STAMP)

@@ -58,7 +58,7 @@ def judge(daily: pl.DataFrame, *, tail: float = 0.01, seed: int = 7, rate: float
     procyclicality are means over portfolios, and `design_effect` says how much more daily breaches vary than those of
     independent portfolios would. The same seed gives the same judgement.
 
-    Cost: 3,650 days x 200 portfolios x 6 models take 6 to 10 s on one core. Raises BadInput for a table that breaks
+    Cost: 3,650 days x 200 portfolios x 6 models take 5 to 10 s on one core. Raises BadInput for a table that breaks
     its rules, ValueError for a tail or a rate that is no probability.
     """
     for name, value in (("tail", tail), ("rate", rate)):

@@ -4,7 +4,7 @@ A statistic is zero in the mean where the model is right and negative where it p
 law of losses beyond value at risk. It is taken from the model's own two figures: the Student law with its ratio of ES
 to VaR (the normal one of `ewma`, the t of a GARCH(1,1)-t); where the ratio is beyond those of Student laws, the excess
 of the nearest scaled to its mean. So anybody can simulate it from VaR and ES alone, as `acerbi_szekely` does; for many
-tests at once `beyond` convolves the same law, which is a thousand times faster and has no error of simulation.
+tests at once `beyond` convolves the same law, which is a hundred times faster and has no error of simulation.
 """
 
 from functools import cache
@@ -108,7 +108,8 @@ def beyond(
 
     A severity is loss over ES of a breach, by the law in this file's head. With chance = tail, count = days and total =
     days x tail x (1 - Z2) this is the p-value of Z2; with chance = 1, count = breaches and total = breaches x (1 - Z1)
-    that of Z1. Error below 0.001 against ten million simulations. Cost: 1 ms a test.
+    that of Z1. Within 0.0003 of the same on a grid eight times as fine, and 0.002 of 200,000 simulations. Cost: below
+    1 ms a test.
     """
     spread = np.sqrt(count * chance * (mixtures @ _second_moments(tail) - chance))
     reach = 2 * np.maximum(total, count * chance + REACH * (spread + 1))
