@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/marginax demo --out out/demo
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

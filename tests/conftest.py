@@ -27,6 +27,13 @@ settings.register_profile(
 settings.load_profile("marginax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_let_go() -> Iterator[None]:
+    """Each takes a dozen memory maps, and a Linux process has 65,530: all of the suite's are more than one may keep."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=["float32", "float64"])
 def precision(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
     """A test that asks for this runs twice: in float32, and in float64 with jax's 64-bit types enabled."""
