@@ -20,14 +20,14 @@ from marginax.problems import BadInput
 from marginax_calibration.lives import Life
 from marginax_calibration.panel import bars_a_year
 from marginax_calibration.portfolios import Portfolio
-from marginax_calibration.unit_market import Legs, UnitMarket
+from marginax_calibration.unit_market import Legs, UnitMarket, fitted_rows
 from marginax_calibration.walk_forward import Schedule
 
 # Bars of one compiled call: enough that a call costs little beside its work, few enough that padding the last does too.
 CHUNK = 64
-# Refits of one compiled call, and the least number of portfolios in it: a search over many series takes little longer
-# than one over a few, but what is padded is searched too.
-REFITS, LEAST_ROWS = 8, 8
+# Series of one compiled call that fits, and most refits in it: fewer leave the vectors empty, more wait for the slowest
+# of them. What is padded is searched too.
+SERIES, REFITS = 512, 16
 # Portfolios of up to so many legs share a tile, so that a single leg does not pay for a market maker's thirty.
 WIDTHS = (4, 32)
 
@@ -143,7 +143,7 @@ class ModelReplay:
         return [jax.tree.map(lambda *each: np.concatenate(each), *rows) if rows else None for rows in found]
 
     def _refits(self, *, together: bool = False) -> list[_Work]:
-        """Calls for the refits of each group of portfolios that begin together: one each, or REFITS in one tile."""
+        """Calls for the refits of each group of portfolios that begin together: one each, or several in one tile."""
         groups: dict[tuple[int, int], list[int]] = {}
         for k, life in enumerate(self._lives):
             if life.rows:
@@ -151,7 +151,7 @@ class ModelReplay:
         works = []
         for (start, anchor), members in groups.items():
             bars = self._schedule.refits(anchor, max(self._lives[k].end for k in members)) - self._schedule.gap
-            parts, size = ((tuple(members),), REFITS) if together else (self._split(members), 1)
+            parts, size = ((tuple(members),), _refits_of(len(members))) if together else (self._split(members), 1)
             pieces = [bars[k : k + size] for k in range(0, len(bars), size)]
             works += [_Work(parts, piece, start, number) for number, piece in enumerate(pieces)]
         return works
@@ -194,7 +194,7 @@ class ModelReplay:
             chosen = [self._portfolios[k] for k in members]
             widest = WIDTHS[-1] if to_fit else max(len(each.legs) for each in chosen)
             least = next((width for width in WIDTHS if widest <= width), WIDTHS[-1])
-            tile = self._legs.tile(chosen, least_width=least, least_rows=LEAST_ROWS if to_fit else 0)
+            tile = self._legs.tile(chosen, least_width=least, few=to_fit)
             self._tiles[key] = jax.tree.map(_narrowed, tile)
         return self._tiles[key]
 
@@ -222,7 +222,7 @@ class ModelReplay:
         def serve(stream: int, work: _Work) -> Any:
             with jax.enable_x64(True), jax.default_device(self._devices[stream]):
                 fits = call is _fits
-                size = REFITS if fits else CHUNK if laws is not None else len(work.bars)
+                size = CHUNK if laws is not None else _refits_of(len(work.parts[0])) if fits else len(work.bars)
                 bars = np.concatenate([work.bars, np.repeat(work.bars[-1:], size - len(work.bars))])
                 fitted = tuple(None if laws is None else laws(part, bars) for part in work.parts)
                 tiles = tuple(self._tile(part, to_fit=fits) for part in work.parts)
@@ -290,6 +290,11 @@ def _prepared(model: MarginModel, past: Any, market: UnitMarket, draws: Any, bar
     return jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, prepared
     )
+
+
+def _refits_of(portfolios: int) -> int:
+    """Refits of so many portfolios in one call, a power of two."""
+    return min(REFITS, 1 << (max(1, SERIES // fitted_rows(portfolios)).bit_length() - 1))
 
 
 def _narrowed(leaf: Any) -> np.ndarray:

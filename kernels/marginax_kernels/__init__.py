@@ -13,6 +13,7 @@ from marginax_kernels.draws import (
     stretched_mixing,
 )
 from marginax_kernels.garch import (
+    discounted_sum,
     garch_likelihood_expansion,
     garch_log_likelihood,
     garch_update,
@@ -68,6 +69,7 @@ __all__ = [
     "copula_draws",
     "copula_freedom",
     "copula_shocks",
+    "discounted_sum",
     "effective_sample_size",
     "effective_years",
     "empirical_map",

@@ -27,7 +27,8 @@ def stated_figures(gains: np.ndarray, mean_square: float) -> tuple[float, float,
 
     The tail mean of a t is its density at the edge times (nu + edge^2) / (nu - 1), over the probability.
     """
-    variance = OMEGA * mean_square + (ALPHA + BETA) * np.mean(gains[:75] ** 2)
+    before = np.average(gains[:75] ** 2, weights=0.94 ** np.arange(75))
+    variance = OMEGA * mean_square + (ALPHA + BETA) * before
     for gain in gains:
         variance = OMEGA * mean_square + ALPHA * gain**2 + BETA * variance
     unit = np.sqrt(variance * (FREEDOM - 2) / FREEDOM)

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import integrate, stats
 
 from marginax_kernels import (
+    discounted_sum,
     garch_likelihood_expansion,
     garch_log_likelihood,
     garch_update,
@@ -64,6 +65,19 @@ def cast(precision: np.dtype, model: dict[str, Any]) -> dict[str, Any]:
 
 def of(model: dict[str, np.ndarray], k: int) -> dict[str, Any]:
     return {name: value[k].item() for name, value in model.items()}
+
+
+@pytest.mark.parametrize("bars", [1, 2, 3, 64, 101])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.97, 1.0])
+def test_a_discounted_sum_is_where_the_recursion_ends(
+    precision: np.dtype, rng: np.random.Generator, bars: int, decay: float
+) -> None:
+    values = rng.standard_t(3, (2, bars)) ** 2
+    total = np.zeros(2)
+    for value in values.T:
+        total = decay * total + value
+    found = discounted_sum(jnp.asarray(values, precision), jnp.full(2, decay, precision))
+    np.testing.assert_allclose(found, total, rtol=2 * bars * np.finfo(precision).eps)
 
 
 # Each bar adds three positive numbers of a few roundings each, and carries those of the bars before it.

@@ -97,7 +97,7 @@ def student(prices: np.ndarray, held: Portfolio, t: int, *, fitted_at: int) -> F
     """A Student t whose variance a GARCH(1,1) forecasts, with the most likely parameters of an earlier bar."""
     omega, alpha, beta, freedom = most_likely(_gains(prices, held, fitted_at))
     gains = _gains(prices, held, t)
-    variance = omega + (alpha + beta) * np.mean(gains[:75] ** 2)
+    variance = omega + (alpha + beta) * _before(gains)
     for gain in gains:
         variance = omega + alpha * gain**2 + beta * variance
     unit = np.sqrt(variance * (freedom - 2) / freedom)
@@ -124,13 +124,17 @@ def _parameters(at: np.ndarray, gains: np.ndarray) -> tuple[float, float, float,
 
 
 def _surprise(at: np.ndarray, gains: np.ndarray) -> float:
-    """Minus the log likelihood; what was before the first gain is the mean of 75 squares that `arch` weighs 0.94^k."""
+    """Minus the log likelihood."""
     omega, alpha, beta, freedom = _parameters(at, gains)
-    before = np.average(gains[:75] ** 2, weights=0.94 ** np.arange(75))
-    first = omega + (alpha + beta) * before
+    first = omega + (alpha + beta) * _before(gains)
     later, _ = signal.lfilter([1], [1, -beta], omega + alpha * gains[:-1] ** 2, zi=[beta * first])
     scale = np.sqrt(np.append(first, later) * (freedom - 2) / freedom)
     return -float(np.sum(stats.t.logpdf(gains / scale, freedom) - np.log(scale)))
+
+
+def _before(gains: np.ndarray) -> float:
+    """The variance known before the first gain: the mean of 75 squares that `arch` weighs 0.94^k."""
+    return float(np.average(gains[:75] ** 2, weights=0.94 ** np.arange(75)))
 
 
 def _gains(prices: np.ndarray, held: Portfolio, t: int) -> np.ndarray:

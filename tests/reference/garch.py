@@ -37,9 +37,10 @@ def innovation(freedom: float) -> stats.rv_continuous:
 
 
 def backcast(returns: np.ndarray) -> float:
-    """What the package `arch` takes for the square before the first return: 0.94^k weighs the k-th of the first 75."""
-    squares = returns[~np.isnan(returns)][:75] ** 2
-    return float(np.average(squares, weights=0.94 ** np.arange(len(squares))))
+    """What the package `arch` takes for the square before the first return: 0.94^k weighs bar k of the first 75."""
+    squares = returns[np.argmax(~np.isnan(returns)) :][:75] ** 2
+    known = ~np.isnan(squares)
+    return float(np.average(squares[known], weights=0.94 ** np.flatnonzero(known)))
 
 
 def tail(freedom: float, probability: float) -> tuple[float, float]:

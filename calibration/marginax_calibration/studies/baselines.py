@@ -36,7 +36,7 @@ STUDIES = {
     "seven coins": Study("seven coins", date(2019, 12, 1)),
     "crypto": Study("crypto", date(2019, 12, 1), options=True),
     "wide crypto": Study("wide crypto", date(2019, 12, 1)),
-    "multi-asset": Study("multi-asset", date(1992, 1, 1), absolute=RATES[1:]),
+    "multi-asset": Study("multi-asset", date(1992, 1, 1), absolute=RATES),
 }
 # What the picture of March 2020 shows.
 SPRING = (date(2020, 2, 8), date(2020, 6, 19))

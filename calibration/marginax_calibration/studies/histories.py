@@ -13,7 +13,7 @@ from marginax.problems import BadInput, Problem
 
 # The coins of the panel that trade since 2017.
 SEVEN = ("ADA", "BCH", "BNB", "BTC", "DOGE", "ETH", "XRP")
-# Money market rates move by differences: some are zero at times.
+# Money market rates move by differences: 0.05 % doubled is no crash.
 RATES = ("USD-FED-FUND", "USD-LIBOR-3M", "USD-LIBOR-6M", "GBP-LIBOR-3M")
 
 

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marginax.config import Config
-from marginax.models.garch_fit import BACKCAST_COUNT, fit_garch
+from marginax.models.garch_fit import backcast, fit_garch
 from marginax.models.protocol import Tile
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, shares_by, tile_losses
 from marginax.problems import BadInput, Problem
-from marginax_kernels import initial_variance, student_quantile_and_shortfall, volatility
+from marginax_kernels import discounted_sum, student_quantile_and_shortfall, volatility
 
 SINGLE = ('is "float32"', 'Say "float64": in float32 a likelihood has no sharp maximum')
 
@@ -111,17 +111,15 @@ def _fit(series: Array) -> Fitted:
 def _forecast(series: Array, fitted: Fitted | None) -> tuple[Float[Array, " accounts"], Fitted]:
     """The volatility of the next bar, and the parameters behind it.
 
-    The recursion is linear, so the variance after n returns is a sum over them, which costs a tenth of n steps:
+    The recursion is linear, so the variance after n returns is a sum over them, which costs less than n steps:
     omega (1 - beta^n) / (1 - beta) + alpha (sum of beta^age r^2) + beta^n v, with v the variance before the first.
     """
     laws = _fit(series) if fitted is None else fitted
-    omega, alpha, beta = (each.astype(series.dtype)[:, None] for each in (laws.omega, laws.alpha, laws.beta))
+    omega, alpha, beta = (each.astype(series.dtype) for each in (laws.omega, laws.alpha, laws.beta))
     known = ~jnp.isnan(series)
     squares = jnp.where(known, series, 0) ** 2
-    seed = initial_variance(series.T, jnp.ones(series.T.shape, series.dtype), count=BACKCAST_COUNT)[:, None]
-    count = jnp.sum(known, axis=1, keepdims=True)
-    age = jnp.arange(series.shape[1] - 1, -1, -1)
+    count = jnp.sum(known, axis=1)
+    seed = backcast(series, series.shape[1] - count)
     faded = beta**count
-    driven = omega * (1 - faded) / (1 - beta) + alpha * jnp.sum(beta**age * squares, axis=1, keepdims=True)
-    final = driven + faded * (omega + (alpha + beta) * seed)
-    return volatility(final[:, 0]), laws
+    driven = omega * (1 - faded) / (1 - beta) + alpha * discounted_sum(squares, beta)
+    return volatility(driven + faded * (omega + (alpha + beta) * seed)), laws
