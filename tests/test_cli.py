@@ -37,6 +37,13 @@ def test_margin_runs_unchanged_on_what_init_wrote(start: Path) -> None:
     assert margins["initial_margin"].null_count() == 0
 
 
+def test_backtest_runs_unchanged_on_what_init_wrote(start: Path) -> None:
+    words = ["backtest", "--history", str(start / "history.csv"), "--portfolios", str(start / "portfolios.csv")]
+    assert run([*words, "--models", "ewma,hs", "--out", str(start / "backtest")]) == Exit.SUCCESS
+    daily = pl.read_parquet(start / "backtest" / "daily.parquet")
+    assert set(daily["portfolio"]) == set(pl.read_csv(start / "portfolios.csv")["portfolio"])
+
+
 def test_init_overwrites_nothing(start: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (start / "positions.csv").read_bytes()
     assert run(["init", str(start)]) == Exit.BAD_INPUT

@@ -235,7 +235,7 @@ def test_margin_book_takes_what_load_model_takes(tmp_path: Path) -> None:
     ("source", "said"),
     [
         ("expected_shortfal", "did you mean `expected_shortfall`"),
-        ("span", "there is no preset `span`"),
+        ("span", "span: is no margin model"),
         ("nowhere.toml", "nowhere.toml"),
         (Config(model="span"), "no installed package brings a model `span`"),
     ],

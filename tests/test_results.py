@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from marginax.tables import results
-from marginax.tables.results import write_tables
+from marginax.tables.results import whole_files, write_tables
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -89,3 +89,23 @@ def test_an_error_while_writing_leaves_the_earlier_results_as_they_were(
     with pytest.raises(OSError, match="No space left"):
         write_tables(tmp_path, {"margins": frame(4)}, {"run": 2})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("fails", ["the second file", "what is done within"])
+def test_files_that_belong_together_are_renamed_together_or_not_at_all(tmp_path: Path, fails: str) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("old")
+
+    def write(path: Path) -> None:
+        path.write_text("new")
+
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    writers = {first: write, second: fail if fails == "the second file" else write}
+    with pytest.raises(OSError, match="No space left"), whole_files(writers):
+        fail(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"first": "old"}
+    with whole_files({first: write, second: write}):
+        assert first.read_text() == "old"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"first": "new", "second": "new"}

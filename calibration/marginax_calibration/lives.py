@@ -48,14 +48,14 @@ def lives_of(
     gaps = {name: Schedule.of(model.settings, panel.grid).gap for name, model in models.items()}
     least = max(model.settings.scenarios.least_bars + gaps[name] for name, model in models.items())
     history = next(iter(known.values())).history
-    moods = {name: k for k, name in enumerate(history.names)}
+    place = {name: k for k, name in enumerate(history.names)}
     all_own = np.logical_and.reduce([_later(each.own, gaps[name]) for name, each in known.items()])
     low = 0 if first_time is None else int(np.searchsorted(times, first_time, side="left")) - 1
     high = len(times) - 1 if last_time is None else int(np.searchsorted(times, last_time, side="right")) - 1
     lives = []
     for each in portfolios:
         columns = [panel.names.index(name) for name in each.underlyings]
-        factors = columns + [moods[f"implied_vol:{leg.underlying}"] for leg in each.legs if leg.option]
+        factors = columns + [place[f"implied_vol:{leg.underlying}"] for leg in each.legs if leg.option]
         start, last = int(panel.first[columns].max()), int(panel.last[columns].min())
         youngest = panel.names[max(columns, key=lambda k: panel.first[k])]
         oldest = panel.names[min(columns, key=lambda k: panel.last[k])]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,15 @@ class _Work:
     number: int = 0
 
 
+class _Shared(NamedTuple):
+    """What all calls share; `narrow` is the model in single precision."""
+
+    model: MarginModel
+    narrow: MarginModel
+    past: Any
+    market: UnitMarket
+
+
 class ModelReplay:
     """One model over all portfolios."""
 
@@ -66,7 +75,7 @@ class ModelReplay:
         self._bars = len(known.history.times) + 1
         self._lookback = model.lookback(known)
         narrow = jax.tree.map(_narrowed, model)
-        self._shared = (model, narrow, model.past(known), market)
+        self._shared = _Shared(model, narrow, model.past(known), market)
         self._tiles: dict[tuple[bool, tuple[int, ...]], Tile] = {}
         self._draws: dict[int, Any] = {}
         self._check_least_window()
@@ -227,7 +236,7 @@ class ModelReplay:
                 fitted = tuple(None if laws is None else laws(part, bars) for part in work.parts)
                 tiles = tuple(self._tile(part, to_fit=fits) for part in work.parts)
                 draws = self._drawn(work.number if redrawn else 0)
-                answer = call(*self._shared, tiles, draws, bars, np.asarray(work.first), fitted)
+                answer = call(self._shared, tiles, draws, bars, np.asarray(work.first), fitted)
                 return jax.tree.map(np.asarray, answer)
 
         return run_streams(serve, works, len(self._devices))
@@ -235,10 +244,7 @@ class ModelReplay:
 
 @partial(jax.jit, compiler_options=WIDE_VECTORS)
 def _margins(
-    model: MarginModel,
-    narrow: MarginModel,
-    past: Any,
-    market: UnitMarket,
+    shared: _Shared,
     tiles: tuple[Tile, ...],
     draws: Any,
     bars: Any,
@@ -249,10 +255,10 @@ def _margins(
 
     def one(each: tuple[Any, Any]) -> tuple[Array, ...]:
         bar, laws = each
-        prepared = _prepared(model, past, market, draws, bar, first)
+        prepared = _prepared(shared, draws, bar, first)
         answers = []
         for tile, law in zip(tiles, laws, strict=True):
-            margin, _ = narrow.fitted_margin(prepared, tile, law)
+            margin, _ = shared.narrow.fitted_margin(prepared, tile, law)
             charged = jnp.maximum(sum(margin.parts.values, jnp.zeros_like(margin.var)), 0)
             answers.append(jnp.stack([margin.var, margin.expected_shortfall, charged], axis=1))
         return tuple(answers)
@@ -262,10 +268,7 @@ def _margins(
 
 @partial(jax.jit, compiler_options=WIDE_VECTORS)
 def _fits(
-    model: MarginModel,
-    narrow: MarginModel,
-    past: Any,
-    market: UnitMarket,
+    shared: _Shared,
     tiles: tuple[Tile, ...],
     draws: Any,
     bars: Any,
@@ -278,15 +281,16 @@ def _fits(
     """
 
     def one(bar: Array) -> tuple[Any, ...]:
-        prepared = _prepared(model, past, market, draws, bar, first)
-        return tuple(narrow.fit(prepared, tile) for tile in tiles)
+        prepared = _prepared(shared, draws, bar, first)
+        return tuple(shared.narrow.fit(prepared, tile) for tile in tiles)
 
     return jax.vmap(one)(jnp.asarray(bars))
 
 
-def _prepared(model: MarginModel, past: Any, market: UnitMarket, draws: Any, bar: Any, first: Any) -> Any:
-    instruments, prices = market.at(bar)
-    prepared, _ = model.prepare(instruments, prices, model.before(past, bar, first), draws)
+def _prepared(shared: _Shared, draws: Any, bar: Any, first: Any) -> Any:
+    instruments, prices = shared.market.at(bar)
+    known = shared.model.before(shared.past, bar, first)
+    prepared, _ = shared.model.prepare(instruments, prices, known, draws)
     return jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, prepared
     )

@@ -22,8 +22,9 @@ from marginax.tables.door import admit
 from marginax.tables.read import Source
 from marginax_kernels import ewma_variance, initial_variance
 
-# An option without a quote is priced at the volatility that an EWMA (0.97) fits, times this. The figure is a choice:
-# sellers ask for more than they expect.
+# An underlying without a quote of volatility has the one that an EWMA (0.97) fits, times this. The figure is a choice:
+# sellers ask for more than they expect. With quotes, options begin with the first: from a fitted volatility to a quoted
+# one is no move of the market.
 MARK_UP = 1.1
 HALF_LIFE_DAYS, SEED_RETURNS = 22.7566, 30
 DAYS_A_YEAR = 365.0
@@ -108,9 +109,7 @@ def read_panel(files: Source, *, absolute: Sequence[str] = (), scenarios: Scenar
     volatility = _fitted(grid, table, shocked)
     for name, series in given.items():
         if name in names:
-            column = names.index(name)
-            quoted = carried(on_grid(grid, *series)[:, None])[:, 0]
-            volatility[:, column] = np.where(np.isnan(quoted), volatility[:, column], quoted)
+            volatility[:, names.index(name)] = carried(on_grid(grid, *series)[:, None])[:, 0]
     volatility = np.where(np.isnan(table), np.nan, volatility)
     return Panel(grid, names, table, volatility, shocked, dict(admitted.digests))
 

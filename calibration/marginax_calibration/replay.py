@@ -27,6 +27,8 @@ from marginax_calibration.unit_market import Legs, UnitMarket, leg_losses, unit_
 # Expected shortfall is at least this share of gross notional, so that a score has its logarithm; and VaR within it of
 # zero is lifted to it: a hedged book's is rounding, and rounding of a loss would be beyond it.
 LEAST_SHORTFALL = 1e-6
+# What single precision may put between a value at risk and a shortfall that are equal.
+ROUNDING = 1e-5
 
 Progress = Callable[[str, int, int], None]
 """Called with the model at work, the portfolio-bars done and those in all."""
@@ -54,11 +56,14 @@ def replay(
 ) -> Replay:
     """Replay the models on these portfolios; rows are those whose loss falls between the two times.
 
-    Raises BadInput where no portfolio has a single row, and for a model that cannot be replayed.
+    Raises BadInput where no portfolio has a single row, and for a model that cannot be replayed or gives an expected
+    shortfall below its value at risk; ValueError without a model or a portfolio.
     """
     persistent_cache()
     legs = Legs.of(portfolios, panel)
     volatilities = {name: panel.volatility[:, panel.names.index(name)] for name in legs.optioned}
+    if not models or not portfolios:
+        raise ValueError("a replay needs a model and a portfolio; give one of each")
     known = {name: _known(model, panel, volatilities) for name, model in models.items()}
     lives = lives_of(portfolios, panel, known, models, first_time, last_time)
     if not any(life.rows for life in lives):
@@ -130,6 +135,7 @@ def _table(
             row = int(np.argmax(bad))
             what = f"`{model}` has no number for '{names[int(member[row])]}' on {times[row]}"
             raise BadInput([Problem("model", None, None, what, "Leave the portfolio out, or mend the model")])
+        _check_order(model, var, shortfall)
         floored[model] = int((shortfall < LEAST_SHORTFALL).sum())
         shortfall = np.maximum(shortfall, LEAST_SHORTFALL)
         var = np.where(np.abs(var) < LEAST_SHORTFALL, LEAST_SHORTFALL, var)
@@ -140,3 +146,11 @@ def _table(
     if panel.grid.bars_per_day > 1:
         daily = daily.with_columns(pl.col("date").dt.replace_time_zone("UTC"))
     return daily, floored
+
+
+def _check_order(model: str, var: np.ndarray, shortfall: np.ndarray) -> None:
+    """Expected shortfall is the mean of what is beyond value at risk; less than that is a model's own mistake."""
+    below = var - shortfall > np.maximum(LEAST_SHORTFALL, ROUNDING * np.abs(shortfall))
+    if below.any():
+        what = f"`{model}` gives an expected shortfall below its value at risk in {int(below.sum()):,} rows"
+        raise BadInput([Problem("model", None, None, what, "Mend the model: both are at one tail")])

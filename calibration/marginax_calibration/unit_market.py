@@ -177,7 +177,8 @@ def unit_market(panel: Panel, legs: Legs, known: KnownHistory) -> UnitMarket:
 def leg_losses(panel: Panel, legs: Legs, market: UnitMarket) -> Float64[np.ndarray, "bars legs"]:
     """What a long unit of each leg lost in the bar after each bar; NaN after the last.
 
-    Where an underlying has no price at the next bar nothing is lost yet, and an option keeps its volatility.
+    Where an underlying has no price at the next bar its move comes later; an option keeps its volatility and loses the
+    time that passed.
     """
     underlying, normal = legs.underlying, panel.absolute[legs.underlying]
     option = np.array([bool(leg.option) for leg in legs.legs])

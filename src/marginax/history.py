@@ -177,15 +177,15 @@ def factor_history(
     own_level = np.where(absolute, levels, 1.0)
     path = [names.index(name) for name, _ in settling]
     level = np.concatenate([own_level, np.ones(len(against.names)), own_level[path], np.ones(len(implied))])
-    moods = volatility or Volatility()
-    own_move = proxy.safety_factor * moods.residual / np.sqrt(grid.bars_per_day)
+    settings = volatility or Volatility()
+    own_move = proxy.safety_factor * settings.residual / np.sqrt(grid.bars_per_day)
     none = np.full(len(settling), np.nan)
     noise = np.concatenate([np.full(len(names), np.nan), against.noise, none, np.full(len(implied), own_move)])
     noise = np.where(frozen, small * level, noise)
     followed, beta = _proxies(table, names, proxy)
     price = [names.index(name) for name in implied]
     # A price that may pass through zero has no relative move that a volatility could follow.
-    leverage = np.where(absolute[price], 0.0, moods.beta)
+    leverage = np.where(absolute[price], 0.0, settings.beta)
     return FactorHistory(
         names=(
             *names,

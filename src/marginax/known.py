@@ -64,9 +64,9 @@ def known_history(
     Every underlying follows the default proxy of the configuration where it has no price, if the history holds that
     one; a volatility is never missing while its price is not.
     """
-    moods = tuple(volatilities)
+    optioned = tuple(volatilities)
     walk = np.where(absolute, prices, logs(np.where(absolute, 1.0, prices)))
-    implied = np.array([logs(volatilities[name]) for name in moods]).reshape(len(moods), len(prices)).T
+    implied = np.array([logs(volatilities[name]) for name in optioned]).reshape(len(optioned), len(prices)).T
     walks = np.concatenate([walk, implied], axis=1)
     returns, bars = returns_of(walks)
     count = _before(np.cumsum(~np.isnan(returns), axis=0))
@@ -78,7 +78,7 @@ def known_history(
     leader = place.get(proxy.default, NO_PROXY)
     follows = [NO_PROXY if k == leader else leader for k in range(len(names))]
     # Where nothing stands in for a price, an old history is better than none: a move of zero would be free.
-    alone = np.array([*(each == NO_PROXY for each in follows), *(False for _ in moods)], bool)
+    alone = np.array([*(each == NO_PROXY for each in follows), *(False for _ in optioned)], bool)
     recent = age <= np.timedelta64(round(scenarios.unusable_after_days * DAY_MICROS), "us")
     fresh = (last >= 0) & (recent | alone)
     is_volatility = np.arange(walks.shape[1]) >= len(names)
@@ -87,9 +87,9 @@ def known_history(
     level = np.concatenate([_levels(prices, absolute), np.ones(implied.shape)], axis=1)
     small = scenarios.minimum_volatility / np.sqrt(grid.bars_per_day)
     usual = [proxy.betas.get(name, np.nan) for name in names]
-    none = np.full(len(moods), np.nan)
+    none = np.full(len(optioned), np.nan)
     history = FactorHistory(
-        names=(*names, *(volatility_factor(name) for name in moods)),
+        names=(*names, *(volatility_factor(name) for name in optioned)),
         underlyings=len(names),
         grid=grid,
         times=grid.times[1:],
@@ -97,15 +97,15 @@ def known_history(
         bars=bars,
         gap_return=np.full(walks.shape[1], np.nan),
         gap_bars=np.ones(walks.shape[1]),
-        absolute=np.concatenate([absolute, np.zeros(len(moods), bool)]),
+        absolute=np.concatenate([absolute, np.zeros(len(optioned), bool)]),
         level=level[-1],
         own=own[-1],
         frozen=frozen[-1],
-        proxy=np.array([*follows, *(place[name] for name in moods)], np.int64),
+        proxy=np.array([*follows, *(place[name] for name in optioned)], np.int64),
         beta=np.concatenate([usual, none]),
         noise=np.where(frozen[-1], small * level[-1], np.nan),
         last_bar=np.where(last[-1] >= 0, grid.times[last[-1]], np.datetime64("NaT", "us")),
-        volatilities=len(moods),
+        volatilities=len(optioned),
     )
     return KnownHistory(history, own, frozen, level, np.where(frozen, small * level, np.nan))
 

@@ -31,7 +31,7 @@ def option_arrays(
     first = np.array([chains.instrument[np.argmax(chains.expiry == k)] for k in range(len(expiries))], np.int64)
     forwards = forward_factors(instruments)
     basis = np.array([factors.get(forwards[k], len(factors)) for k in first], np.int32)
-    moods = np.array([history.volatility_of(name) for name in expiries.underlying], np.int32)
+    volatility_factors = np.array([history.volatility_of(name) for name in expiries.underlying], np.int32)
     smile = None if sticky_strike else _smile_table(chains)
     paths, path_years = _paths(chains, history, np.datetime64(market.as_of.replace(tzinfo=None), "us"))
     blocks = []
@@ -50,7 +50,7 @@ def option_arrays(
                 underlying=np.array([assets[name] for name in expiries.underlying], np.int32),
                 quote=np.array([assets[name] for name in expiries.quote], np.int32),
                 basis=basis,
-                factor=moods,
+                factor=volatility_factors,
                 forward=expiries.forward,
                 discount=expiries.discount,
                 years=expiries.years,

@@ -49,5 +49,6 @@ class BadInput(ValueError):
 
 def suggestion(word: str, known: Sequence[str]) -> str:
     """Half a sentence that names the nearest known word, or lists them all when none is near."""
-    near = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else f"known are {', '.join(f'`{name}`' for name in known)}"
+    plain = {name.lower(): name for name in reversed(known)}
+    near = get_close_matches(word.lower(), plain, n=1, cutoff=0.6)
+    return f"did you mean `{plain[near[0]]}`?" if near else f"known are {', '.join(f'`{name}`' for name in known)}"

@@ -129,7 +129,7 @@ def _option_flags(
     limit = market.as_of - timedelta(days=stale_after_days)
     row_of = {number: row for row, number in enumerate(exposures.listed.tolist())}
     flags: list[tuple[int, int, str]] = []
-    moods = {name: history.volatility_of(name) for name in set(expiries.underlying)}
+    volatility_factors = {name: history.volatility_of(name) for name in set(expiries.underlying)}
     as_of = np.datetime64(market.as_of.replace(tzinfo=None), "us")
     for number, expiry, source, contradicted in zip(
         chains.instrument.tolist(), chains.expiry, chains.source, chains.contradicted, strict=True
@@ -144,10 +144,10 @@ def _option_flags(
             flags.append((row, int(Status.PROXIED), f"volatility of {name} {due} by another expiry"))
         if contradicted:
             flags.append((row, int(Status.STALE), f"mark or volatility of options on {name}, which disagree"))
-        mood = moods[name]
-        if history.leaning[mood]:
+        factor = volatility_factors[name]
+        if history.leaning[factor]:
             flags.append((row, int(Status.PROXIED), f"volatility of {name} by its price"))
-        elif (as_of - history.last_bar[mood]) / DAY > stale_after_days:
+        elif (as_of - history.last_bar[factor]) / DAY > stale_after_days:
             flags.append((row, int(Status.STALE), f"volatility history of {name}"))
         time = expiries.time[expiry]
         if time is not None and time < limit:

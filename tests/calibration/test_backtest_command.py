@@ -224,6 +224,7 @@ def test_a_model_for_another_horizon_is_refused() -> None:
         (["--params", "{torn}"], "cannot be read"),
         (["--json", "no_such_folder/j.json"], "no_such_folder"),
         (["--daily", "."], "cannot be written"),
+        (["--json", "-"], "-: is no file"),
         (["--daily", "{both}", "--json", "{both}"], "two results"),
         (["--out", "{torn}"], "torn.json"),
         (["--portfolios", "{wrong}"], "'XRP' is no underlying"),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import date
 from functools import cache
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,8 @@ from calibration._histories import (
     usual,
     usual_panel,
 )
+from marginax.models.expected_shortfall import ExpectedShortfall
+from marginax.models.scenario_model import Charges
 from marginax_calibration.models import BASELINES
 from marginax_calibration.panel import Panel, read_panel
 from marginax_calibration.portfolios import Leg, portfolio
@@ -194,6 +197,40 @@ def test_an_option_on_what_never_moved_is_left_out_and_the_reason_names_its_vola
 # --- Times -----------------------------------------------------------------------------------------------------------
 
 
+def test_options_begin_with_the_first_quote_of_their_volatility() -> None:
+    """From a fitted volatility to a quoted one is no move of the market."""
+    closes = prices()[:, 1:2]
+    fitted = read_panel(table(closes, ("BTC",)))
+    quoted = np.full((BARS, 1), np.nan)
+    quoted[100:] = 3 * fitted.volatility[100:]
+    factor = table(quoted, ("BTC",)).rename({"price": "value"}).with_columns(factor=pl.lit("implied_vol"))
+    mixed = read_panel(pl.concat([table(closes, ("BTC",)), factor], how="diagonal"))
+    assert np.isnan(mixed.volatility[:100]).all()
+    np.testing.assert_allclose(mixed.volatility[100:], quoted[100:], rtol=1e-12)
+    answer = replay(quick(), mixed, [portfolio("straddle", "straddle", [Leg("BTC", -1.0, "call", 0.0, 30.0)])])
+    assert answer.daily["date"].min() == DAYS[100 + LEAST + 1].date()
+
+
+class Inverted(ExpectedShortfall):
+    """A model whose expected shortfall is less than its value at risk."""
+
+    def charges(self, *given: Any) -> Charges:
+        right = super().charges(*given)
+        return right._replace(shortfall=0.9 * right.var)
+
+
+def test_a_shortfall_below_its_value_at_risk_is_the_models_own_mistake() -> None:
+    wrong = Inverted.from_config(baselines()["hs"].settings, name="hs")
+    with pytest.raises(mx.BadInput, match="`wrong` gives an expected shortfall below its value at risk in"):
+        replay({"wrong": wrong}, usual_panel(), long("BTC"))
+
+
+def test_a_replay_of_nothing_is_refused() -> None:
+    for models, portfolios in (({}, long("BTC")), (quick(), [])):
+        with pytest.raises(ValueError, match="a replay needs a model and a portfolio"):
+            replay(models, usual_panel(), portfolios)
+
+
 def test_a_days_row_has_its_date() -> None:
     assert usual().daily.schema["date"] == pl.Date()
     assert usual().daily["date"].max() == DAYS[-1].date()
@@ -232,7 +269,7 @@ def test_a_price_at_or_below_zero_asks_for_the_flag_that_lets_it_in() -> None:
         assert "--absolute AAA" in told
         assert "2021-01-08" in told
     assert read_panel(table(closes, ("AAA", "BTC")), absolute=["AAA"]).absolute.tolist() == [True, False]
-    assert "known are `AAA`, `BTC`" in refused(table(closes, ("AAA", "BTC")), absolute=["BTX"])
+    assert "did you mean `BTC`?" in refused(table(closes, ("AAA", "BTC")), absolute=["BTX"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`marginax backtest`: replay models over a history, and say which margins were good."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +85,8 @@ def check_outputs(files: list[Path], out: Path | None) -> None:
     """Refuse what cannot be written before the work is done, and two results under one name."""
     for path in files:
         folder = path.absolute().parent
+        if str(path) == "-":
+            raise BadInput([Problem("-", None, None, "is no file, and the terminal has the verdict", "Name a file")])
         if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             remedy = "Name a file in a folder that exists and may be written to"
             raise BadInput([Problem(str(path), None, None, "cannot be written", remedy)])
@@ -105,15 +108,17 @@ def _write(
 ) -> None:
     import json as encoder
 
-    from marginax.tables.results import write_tables, write_whole
+    from marginax.tables.results import whole_files, write_tables
 
     text = encoder.dumps(judgement, indent=1, allow_nan=False) + "\n"
+    files: dict[Path, Callable[[Path], object]] = {}
     if daily is not None:
-        write_whole(daily, table.write_parquet)
+        files[daily] = table.write_parquet
     if json is not None:
-        write_whole(json, lambda path: path.write_text(text, encoding="utf-8"))
-    if out is not None:
-        write_tables(out, {DAILY: table}, manifest, {JUDGEMENT: text})
+        files[json] = lambda path: path.write_text(text, encoding="utf-8")
+    with whole_files(files):
+        if out is not None:
+            write_tables(out, {DAILY: table}, manifest, {JUDGEMENT: text})
 
 
 def _time(given: str | None, flag: str, *, last: bool) -> Any:

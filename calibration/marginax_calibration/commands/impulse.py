@@ -1,5 +1,7 @@
 """`marginax impulse`: how margins answer a step in volatility."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +9,7 @@ import typer
 
 from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.backtest import check_outputs
+from marginax_calibration.commands.drawing import pictures
 
 DOCUMENT, PATHS = "impulse.json", "responses"
 
@@ -22,17 +25,21 @@ def command(
     sigma_day: Annotated[float, typer.Option(min=1e-5, max=1.0, help="daily volatility before the step")] = 0.02,
     charge_tail: Annotated[float, typer.Option(min=1e-4, max=0.5, help="tail whose ES every model charges")] = 0.025,
     json: Annotated[Path | None, typer.Option("--json", help="where the figures go", metavar="FILE")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="where paths are drawn, as PNG or SVG (extra `report`)", metavar="FILE")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for figures, paths and manifest", metavar="DIR")] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the returns")] = 7,
 ) -> int:
     """Tell how margins answer a step in volatility."""
     multiples = _steps(steps)
-    check_outputs([json] if json is not None else [], out)
+    check_outputs([path for path in (json, picture) if path is not None], out)
+    drawn = None if picture is None else pictures()
     from importlib.metadata import version
     from json import dumps
 
     from marginax.cli.progress import progress_bar
-    from marginax.tables.results import write_tables, write_whole
+    from marginax.tables.results import whole_files, write_tables
     from marginax_calibration.impulse import as_json, impulse
     from marginax_calibration.models import load_models
 
@@ -51,13 +58,17 @@ def command(
     settings = {"steps": list(multiples), "seeds": seeds, "before": before, "after": after, "sigma_day": sigma_day,
                 "charge_tail": charge_tail, "seed": seed}  # fmt: skip
     text = dumps(as_json(answer.figures, **settings), indent=1, allow_nan=False) + "\n"
+    files: dict[Path, Callable[[Path], object]] = {}
     if json is not None:
-        write_whole(json, lambda path: path.write_text(text, encoding="utf-8"))
-    if out is not None:
-        manifest = {"versions": {name: version(name) for name in ("marginax", "jax")}, "settings": settings}
-        write_tables(out, {PATHS: answer.paths}, manifest, {DOCUMENT: text})
+        files[json] = lambda path: path.write_text(text, encoding="utf-8")
+    if picture is not None and drawn is not None:
+        files[picture] = partial(drawn.impulse_responses, answer.paths, list(chosen))
+    with whole_files(files):
+        if out is not None:
+            manifest = {"versions": {name: version(name) for name in ("marginax", "jax")}, "settings": settings}
+            write_tables(out, {PATHS: answer.paths}, manifest, {DOCUMENT: text})
     _print(answer.figures)
-    for path in (json, out):
+    for path in (json, picture, out):
         if path is not None:
             typer.echo(f"Wrote {path}")
     return 0

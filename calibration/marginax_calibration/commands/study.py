@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from marginax.problems import BadInput, Problem
+from marginax_calibration.commands.drawing import pictures
 
 NAMES = ("baselines",)
 
@@ -32,9 +34,11 @@ def command(
     if not folder.is_dir():
         raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
     from marginax.cli.progress import progress_bar
+    from marginax.tables.results import write_files
     from marginax_calibration.models import BASELINES, load_models
-    from marginax_calibration.studies import baselines, pictures
+    from marginax_calibration.studies import baselines
 
+    drawn = pictures()
     wanted = [each.strip() for each in only.split(",") if each.strip()] or list(baselines.STUDIES)
     unknown = [each for each in wanted if each not in baselines.STUDIES]
     if unknown:
@@ -48,13 +52,19 @@ def command(
         with progress_bar(history) as progress:
             result = baselines.run(history, chosen, folder, seed=seed, progress=_under(progress))
         stem = history.replace(" ", "_")
-        result.daily.write_parquet(out / f"{stem}.parquet")
-        (out / f"{stem}.md").write_text(baselines.tables(history, result, list(chosen)), encoding="utf-8")
-        figures[history] = result.judgement["pooled"]
+        text = baselines.tables(history, result, list(chosen))
+        files: dict[Path, Callable[[Path], object]] = {
+            out / f"{stem}.parquet": result.daily.write_parquet,
+            out / f"{stem}.md": partial(Path.write_text, data=text, encoding="utf-8"),
+        }
         if history == "crypto":
-            pictures.margin_through(result.daily, "long BTC", baselines.SPRING, list(chosen), out / "march_2020.png")
+            files[out / "march_2020.png"] = partial(
+                drawn.margin_through, result.daily, "long BTC", baselines.SPRING, list(chosen)
+            )
+        write_files(files)
+        figures[history] = result.judgement["pooled"]
         typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
-    pictures.cost_and_loss(figures, list(chosen), out / "cost_and_loss.png")
+    write_files({out / "cost_and_loss.png": partial(drawn.cost_and_loss, figures, list(chosen))})
     return 0
 
 

@@ -55,6 +55,13 @@ def print_verdict(judgement: dict[str, Any], *, tail: float) -> None:
         f"\nDM p: that the score is as good as that of {best}. Rejected: portfolios by the test that rejects most of "
         "them, at a false discovery rate of 5 %."
     )
+    floored = {model: count for model, count in judgement["es_floored"].items() if count}
+    if floored:
+        counts = ", ".join(f"{model} {count:,}" for model, count in floored.items())
+        console.print(
+            f"\nRows of hedged books whose ES is the floor of {settings['least_es']:g}, where FZ0 is near -14 and "
+            f"outweighs others: {counts}."
+        )
     for key, words in (("late_or_short", "begin late or end early"), ("left_out", "have no row")):
         named = judgement[key]
         if named:

@@ -62,25 +62,23 @@ def cost_and_loss(figures: Mapping[str, Mapping[str, Mapping[str, float]]], mode
     _save(facets.resolve_scale(x="independent", y="independent"), to, sized=False)
 
 
-def impulse_responses(paths: pl.DataFrame, step: float, models: Sequence[str], to: Path) -> None:
-    """Mean margin over seeds around a step in volatility, in multiples of its level before."""
-    rows = paths.filter((pl.col("step") == step) & pl.col("bar").is_between(-100, 1_400) & (pl.col("bar") % 5 == 0))
-    level = (
-        paths.filter((pl.col("step") == step) & (pl.col("bar") < 0))
-        .group_by("model")
-        .agg(pl.col("charged").mean().alias("level"))
-    )
-    scaled = rows.join(level, on="model").with_columns(multiple=pl.col("charged") / pl.col("level"))
+def impulse_responses(paths: pl.DataFrame, models: Sequence[str], to: Path) -> None:
+    """Mean margin over seeds around a step in volatility, in multiples of its level before; one panel a step."""
+    level = paths.filter(pl.col("bar") < 0).group_by("model", "step").agg(pl.col("charged").mean().alias("level"))
+    rows = paths.filter((pl.col("bar") >= -100) & (pl.col("bar") % 5 == 0)).join(level, on=["model", "step"])
+    scaled = rows.select("bar", "model", "step", (pl.col("charged") / pl.col("level")).alias("multiple"))
     chart = (
-        alt.Chart(scaled.select("bar", "model", "multiple"))
+        alt.Chart(scaled)
         .mark_line()
         .encode(
             x=alt.X("bar:Q", title="bars after the step"),
-            y=alt.Y("multiple:Q", title="multiple of the margin before"),
+            y=alt.Y("multiple:Q", title="multiple of the margin before", scale=alt.Scale(zero=False)),
             color=_colours(models),
         )
+        .properties(width=WIDTH / 2, height=HEIGHT * 0.75)
     )
-    _save(chart.properties(title=f"Volatility steps to {step:g} times what it was"), to)
+    panels = chart.facet(facet=alt.Facet("step:N", title="volatility steps to so many times what it was"), columns=3)
+    _save(panels.resolve_scale(y="independent"), to, sized=False)
 
 
 def _colours(models: Sequence[str]) -> alt.Color:

@@ -23,10 +23,13 @@ def load_model(source: str | Path | Config | MarginModel = "expected_shortfall")
 
 def model_config(source: str | Path) -> Config:
     """The configuration that a preset's name, an installed model's name or a TOML file stands for."""
-    installed = entry_points(group=GROUP).names
-    if str(source) in installed and str(source) not in preset_names() and not str(source).endswith(".toml"):
-        return Config(model=str(source))
-    return load_config(source)
+    name, presets, installed = str(source), preset_names(), sorted(entry_points(group=GROUP).names)
+    if name in presets or name.endswith(".toml") or Path(source).is_file():
+        return load_config(source)
+    if name in installed:
+        return Config(model=name)
+    remedy = f"Name a preset, an installed model or a TOML file; {suggestion(name, sorted({*presets, *installed}))}"
+    raise BadInput([Problem(name, None, None, "is no margin model", remedy)])
 
 
 def _build(config: Config) -> MarginModel:

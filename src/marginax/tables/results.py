@@ -78,15 +78,29 @@ def clear_results(directory: str | Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, and rename it when it is whole."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+def write_files(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """`whole_files` with nothing else to do."""
+    with whole_files(files):
+        return
+
+
+@contextmanager
+def whole_files(files: Mapping[Path, Callable[[Path], object]]) -> Iterator[None]:
+    """Let each function fill a file beside its path; they are renamed together once all, and what is done within, are.
+
+    Raises OSError where one cannot be written; all then stand as they were.
+    """
+    partials = {path: path.with_name(f"{PARTIAL}.{path.name}") for path in files}  # writers go by the suffix
     try:
-        write(partial)
-        _sync(partial)
-        os.replace(partial, path)
+        for path, write in files.items():
+            write(partials[path])
+            _sync(partials[path])
+        yield
+        for path, partial in partials.items():
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
