@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from marginax.tables import results
-from marginax.tables.results import whole_files, write_tables
+from marginax.tables.results import whole_files, write_files, write_tables
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -109,3 +109,13 @@ def test_files_that_belong_together_are_renamed_together_or_not_at_all(tmp_path:
     with whole_files({first: write, second: write}):
         assert first.read_text() == "old"
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"first": "new", "second": "new"}
+
+
+def test_behind_a_link_the_file_is_written_that_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "file", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_files({link: lambda path: path.write_text("new")})
+    assert link.is_symlink()
+    assert target.read_text() == "new"

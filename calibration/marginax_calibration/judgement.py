@@ -1,7 +1,8 @@
 """A whole backtest: history and portfolios in, the daily table, the judgement on it and a manifest out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from platform import python_version
 from time import perf_counter
@@ -13,11 +14,14 @@ import polars as pl
 
 from marginax.models import MarginModel
 from marginax.problems import BadInput, Problem
-from marginax.tables.read import Source
+from marginax.tables.read import Source, read_parts
 from marginax_calibration.backtests import judge
-from marginax_calibration.panel import MARK_UP, Panel, read_panel
+from marginax_calibration.calendar_groups import CalendarGroup, calendar_groups
+from marginax_calibration.lives import Life
+from marginax_calibration.panel import MARK_UP, Panel
 from marginax_calibration.portfolios import Portfolio, read_portfolios, venue_portfolios
-from marginax_calibration.replay import LEAST_SHORTFALL, Progress, Replay, replay
+from marginax_calibration.prices import read_prices
+from marginax_calibration.replay import LEAST_SHORTFALL, NothingReplayed, Progress, replay
 
 
 @dataclass(frozen=True)
@@ -29,54 +33,147 @@ class Backtest:
     manifest: dict[str, Any]
 
 
+def read_groups(
+    history: Source,
+    portfolios: Source | Sequence[Portfolio] | None = None,
+    *,
+    absolute: Sequence[str] = (),
+    seed: int = 7,
+) -> list[CalendarGroup]:
+    """History (files or frames) and portfolios, by calendar: what `backtest` replays.
+
+    `portfolios` are a table, portfolios, or None for a venue's own over all underlyings. Raises BadInput for what
+    cannot be read.
+    """
+    prices = read_prices(history, absolute=absolute)
+    digests = dict(prices.digests)
+    if portfolios is None:
+        chosen = venue_portfolios(prices.names, forwards=prices.forwards, seed=seed)
+    elif isinstance(portfolios, list | tuple) and all(isinstance(each, Portfolio) for each in portfolios):
+        chosen = [each for each in portfolios if isinstance(each, Portfolio)]
+    else:
+        chosen = read_portfolios(portfolios, prices.names)
+        digests |= {part.name: part.digest for part in read_parts(portfolios, "portfolios")}
+    return calendar_groups(replace(prices, digests=digests), chosen)
+
+
 def backtest(
     models: Mapping[str, MarginModel],
-    history: Source | Panel,
+    groups: Sequence[CalendarGroup],
     *,
-    portfolios: Source | Sequence[Portfolio] | None = None,
     first_time: np.datetime64 | None = None,
     last_time: np.datetime64 | None = None,
     tail: float = 0.01,
-    absolute: Sequence[str] = (),
     seed: int = 7,
     progress: Progress | None = None,
 ) -> Backtest:
-    """Replay the models and judge them.
+    """Replay the models over `read_groups` and judge them.
 
-    `history` are files (or frames) of the table `history`, or a panel; `portfolios` a table, portfolios, or None for a
-    venue's own over all underlyings. Rows are those whose loss falls between the two times. Raises BadInput for what
-    cannot be read, and where no portfolio has a single row.
+    Rows are those whose loss falls between the two times. Raises BadInput where no portfolio has a single row, and for
+    a model whose horizon is not one bar.
     """
     clock = perf_counter()
-    panel = history if isinstance(history, Panel) else read_panel(history, absolute=absolute)
-    _check_horizons(models, panel)
-    chosen = _portfolios(portfolios, panel, seed)
-    played = replay(models, panel, chosen, seed=seed, first_time=first_time, last_time=last_time, progress=progress)
+    for group in groups:
+        _check_horizons(models, group.panel)
+    daily, floored, told = _replayed(models, groups, first_time, last_time, seed, progress)
     replayed = perf_counter()
-    dates = [str(each) for each in (played.daily["date"].min(), played.daily["date"].max())]
+    dates = [str(each) for each in (daily["date"].min(), daily["date"].max())]
     judgement = {
-        **judge(played.daily, tail=tail, seed=seed),
-        **_lives(played, chosen, panel),
-        "holes": panel.holes,
-        "es_floored": played.floored,
+        **judge(daily, tail=tail, seed=seed),
+        **told,
+        "holes": _most(group.panel.holes for group in groups),
+        "between_bars": _most(group.between for group in groups),
+        "es_floored": floored,
         "settings": {**_settings(models, tail, seed), "first": dates[0], "last": dates[1]},
     }
+    panel = groups[0].panel
     manifest = {
         "versions": {name: version(name) for name in ("marginax", "jax", "numpy", "polars")}
         | {"python": python_version()},
         "device": jax.local_devices()[0].device_kind,
         "inputs": panel.digests,
-        "bars": len(panel.grid.times),
-        "bars_per_day": panel.grid.bars_per_day,
-        "first_bar": str(panel.grid.times[0]),
-        "last_bar": str(panel.grid.times[-1]),
+        "calendars": [_calendar(group) for group in groups],
         "underlyings": list(panel.names),
-        "portfolios": len(chosen),
+        "portfolios": sum(len(group.portfolios) for group in groups),
         "settings": judgement["settings"],
         "configuration": {name: model.settings.model_dump(mode="json") for name, model in models.items()},
         "seconds": {"replayed": round(replayed - clock, 3), "judged": round(perf_counter() - replayed, 3)},
     }
-    return Backtest(played.daily, judgement, manifest)
+    return Backtest(daily, judgement, manifest)
+
+
+def _replayed(
+    models: Mapping[str, MarginModel],
+    groups: Sequence[CalendarGroup],
+    first_time: np.datetime64 | None,
+    last_time: np.datetime64 | None,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[pl.DataFrame, dict[str, int], dict[str, Any]]:
+    """The daily table of all groups, how often shortfalls were lifted to the floor, and who is late, short or left out.
+
+    Progress is told in portfolio-bars of whole histories.
+    """
+    sizes = [len(models) * len(group.portfolios) * len(group.panel.grid.times) for group in groups]
+    parts, floored = [], Counter[str]()
+    late: dict[str, Any] = {}
+    out: dict[str, str] = {}
+    nothing: NothingReplayed | None = None
+    for k, group in enumerate(groups):
+
+        def count(model: str, done: int, total: int, k: int = k) -> None:
+            if progress is not None:
+                progress(model, sum(sizes[:k]) + round(done / total * sizes[k]), sum(sizes))
+
+        try:
+            played = replay(
+                models,
+                group.panel,
+                group.portfolios,
+                seed=seed,
+                first_time=first_time,
+                last_time=last_time,
+                progress=count,
+            )
+            parts.append(played.daily)
+            floored.update(played.floored)
+            lives: Sequence[Life] = played.lives
+        except NothingReplayed as error:
+            nothing, lives = error, error.lives
+        for each, life in zip(group.portfolios, lives, strict=True):
+            if not life.rows:
+                out[each.name] = life.reason
+            elif life.reason:
+                late[each.name] = _late(life, group.panel)
+    if not parts and nothing is not None:
+        raise nothing
+    daily = pl.concat(parts).sort("date", "portfolio", "model")
+    return daily, {model: floored[model] for model in models}, {"late_or_short": late, "left_out": out}
+
+
+def _late(life: Life, panel: Panel) -> dict[str, Any]:
+    first, last = (str(np.datetime_as_string(panel.grid.times[bar], unit="D")) for bar in (life.begin + 1, life.end))
+    return {"first": first, "last": last, "days": life.rows, "reason": life.reason}
+
+
+def _most(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The greatest count of each underlying over the calendars that it is held on."""
+    most: dict[str, int] = {}
+    for each in counts:
+        most |= {name: max(count, most.get(name, 0)) for name, count in each.items()}
+    return dict(sorted(most.items()))
+
+
+def _calendar(group: CalendarGroup) -> dict[str, Any]:
+    grid = group.panel.grid
+    return {
+        "portfolios": len(group.portfolios),
+        "bars": len(grid.times),
+        "bars_per_day": grid.bars_per_day,
+        "bars_per_week": grid.bars_per_week,
+        "first_bar": str(grid.times[0]),
+        "last_bar": str(grid.times[-1]),
+    }
 
 
 def _check_horizons(models: Mapping[str, MarginModel], panel: Panel) -> None:
@@ -90,14 +187,6 @@ def _check_horizons(models: Mapping[str, MarginModel], panel: Panel) -> None:
             raise BadInput([Problem("configuration", "risk.horizon_days", None, what, remedy)])
 
 
-def _portfolios(given: Source | Sequence[Portfolio] | None, panel: Panel, seed: int) -> list[Portfolio]:
-    if given is None:
-        return venue_portfolios(panel.names, seed=seed)
-    if isinstance(given, list | tuple) and all(isinstance(each, Portfolio) for each in given):
-        return [each for each in given if isinstance(each, Portfolio)]
-    return read_portfolios(given, panel.names)
-
-
 def _settings(models: Mapping[str, MarginModel], tail: float, seed: int) -> dict[str, Any]:
     charged = {name: model.settings.risk.charge_tail or model.settings.risk.tail for name, model in models.items()}
     return {
@@ -108,17 +197,3 @@ def _settings(models: Mapping[str, MarginModel], tail: float, seed: int) -> dict
         "option_mark_up": MARK_UP,
         "least_es": LEAST_SHORTFALL,
     }
-
-
-def _lives(played: Replay, portfolios: Sequence[Portfolio], panel: Panel) -> dict[str, Any]:
-    """Portfolios that begin late or end early, and those that have no row at all, each with the reason."""
-    late, out = {}, {}
-    for each, life in zip(portfolios, played.lives, strict=True):
-        if not life.rows:
-            out[each.name] = life.reason
-        elif life.reason:
-            first, last = (
-                str(np.datetime_as_string(panel.grid.times[bar], unit="D")) for bar in (life.begin + 1, life.end)
-            )
-            late[each.name] = {"first": first, "last": last, "days": life.rows, "reason": life.reason}
-    return {"late_or_short": late, "left_out": out}

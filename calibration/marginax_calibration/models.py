@@ -9,8 +9,7 @@ from marginax.config import Config, parse_config
 from marginax.models import MarginModel, load_model
 from marginax.models.load import model_config
 from marginax.problems import BadInput, Problem
-
-BASELINES = ("fixed_legs", "static", "hs", "ewma", "garch", "fhs")
+from marginax_calibration.baselines import BASELINES
 
 
 def load_models(

@@ -1,8 +1,7 @@
 """The history that a backtest replays: prices on one grid of bars, and the volatilities that options are priced at.
 
 An underlying lives from its first price to its last. A bar without a price between the two is a hole: the position is
-marked at the last price, and the move comes, whole, with the next one. Prices of `forward:TENOR` are underlyings of
-their own, named UNDERLYING:TENOR, so that a calendar spread is a spread like any other.
+marked at the last price, and the move comes, whole, with the next one.
 """
 
 from collections.abc import Sequence
@@ -15,11 +14,12 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from marginax.calendars import DAY_MICROS, Grid, joint_grid, on_grid
-from marginax.problems import BadInput, Problem, suggestion
+from marginax.options import DAYS_A_YEAR
+from marginax.problems import BadInput, Problem
 from marginax.sections import Scenarios
 from marginax.series import by_underlying, logs, returns_of
-from marginax.tables.door import admit
 from marginax.tables.read import Source
+from marginax_calibration.prices import Prices, read_prices
 from marginax_kernels import ewma_variance, initial_variance
 
 # An underlying without a quote of volatility has the one that an EWMA (0.97) fits, times this. The figure is a choice:
@@ -27,7 +27,6 @@ from marginax_kernels import ewma_variance, initial_variance
 # one is no move of the market.
 MARK_UP = 1.1
 HALF_LIFE_DAYS, SEED_RETURNS = 22.7566, 30
-DAYS_A_YEAR = 365.0
 
 
 @dataclass(frozen=True)
@@ -70,48 +69,35 @@ class Panel:
         return np.append(micros / (DAYS_A_YEAR * DAY_MICROS), 0.0)
 
 
-def read_panel(files: Source, *, absolute: Sequence[str] = (), scenarios: Scenarios | None = None) -> Panel:
-    """The panel in history files (time, underlying, price; factors price, implied_vol and forward:TENOR are read).
+def read_panel(files: Source, *, absolute: Sequence[str] = ()) -> Panel:
+    """The panel of history files on the calendar that suits them all; see `read_prices` and `panel_of`."""
+    return panel_of(read_prices(files, absolute=absolute))
 
-    `absolute` names underlyings whose prices may be zero or below. Raises BadInput for what the door refuses, for
-    names that are none, and for prices that have no logarithm.
+
+def panel_of(prices: Prices, held: Sequence[str] | None = None) -> Panel:
+    """The panel of all prices on the joint calendar of those that are held.
+
+    By default all are that have more bars than the least window. Raises BadInput where there are less than two bars.
     """
-    admitted = admit(files, "history", on_error="raise")
-    rows = admitted.rows.with_columns(
-        pl.col("factor").fill_null("price"), pl.coalesce("price", "value").alias("value")
-    ).sort("time")
-    tenor = pl.col("factor").str.strip_prefix("forward:")
-    prices = rows.filter((pl.col("factor") == "price") | pl.col("factor").str.starts_with("forward:")).with_columns(
-        underlying=pl.when(pl.col("factor") == "price").then("underlying").otherwise(pl.col("underlying") + ":" + tenor)
-    )
-    names = tuple(prices["underlying"].unique().sort())
-    unknown = [name for name in absolute if name not in names]
-    if unknown:
-        remedy = f"Correct the name; {suggestion(unknown[0], list(names))}"
-        raise BadInput([Problem("--absolute", None, None, f"'{unknown[0]}' is no underlying of the history", remedy)])
-    crossing = prices.filter((pl.col("value") <= 0) & ~pl.col("underlying").is_in(list(absolute)))
-    if crossing.height:
-        first = crossing.row(0, named=True)
-        what = f"the price {first['value']:g} of {first['underlying']} on {first['time']:%Y-%m-%d} has no logarithm"
-        remedy = f"Correct it, or say `--absolute {first['underlying']}`: its moves are then differences"
-        raise BadInput([Problem(", ".join(admitted.digests), "price", None, what, remedy, table="history")])
-    least = (scenarios or Scenarios()).least_bars
-    lives = prices.group_by("underlying").len()
-    grid = joint_grid(prices, lives.filter(pl.col("len") > least)["underlying"])
+    names = prices.names
+    if held is None:
+        counts = prices.rows.group_by("underlying").len()
+        grid = joint_grid(prices.rows, counts.filter(pl.col("len") > Scenarios().least_bars)["underlying"])
+    else:
+        grid = joint_grid(prices.rows.filter(pl.col("underlying").is_in(list(held))))
     if len(grid.times) < 2:
         what, remedy = f"holds {len(grid.times)} bars, and a return needs two", "Give more history"
-        raise BadInput([Problem(", ".join(admitted.digests), None, None, what, remedy, table="history")])
+        raise BadInput([Problem(", ".join(prices.digests), None, None, what, remedy, table="history")])
     table = np.full((len(grid.times), len(names)), np.nan)
-    for name, series in by_underlying(prices).items():
+    for name, series in by_underlying(prices.rows).items():
         table[:, names.index(name)] = on_grid(grid, *series)
-    shocked = np.array([name in absolute for name in names], bool)
-    given = by_underlying(rows.filter(pl.col("factor") == "implied_vol"))
+    shocked = np.array([name in prices.absolute for name in names], bool)
     volatility = _fitted(grid, table, shocked)
-    for name, series in given.items():
+    for name, series in by_underlying(prices.quotes).items():
         if name in names:
             volatility[:, names.index(name)] = carried(on_grid(grid, *series)[:, None])[:, 0]
     volatility = np.where(np.isnan(table), np.nan, volatility)
-    return Panel(grid, names, table, volatility, shocked, dict(admitted.digests))
+    return Panel(grid, names, table, volatility, shocked, prices.digests)
 
 
 def bars_a_year(grid: Grid) -> float:

@@ -10,7 +10,7 @@ forward against its underlying), `neutral` (random weights that sum to zero), `s
 underlying).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,6 @@ OPTION_DAYS = 30.0
 # Strikes of a market maker, in standard deviations of the forward to expiry.
 STRIKES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 MOST_NEUTRAL_LEGS = 8
-TENOR = ":"
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,6 @@ class Portfolio:
         """What it is in, each once."""
         return tuple(dict.fromkeys(leg.underlying for leg in self.legs))
 
-    @property
-    def has_options(self) -> bool:
-        """Whether any leg is an option."""
-        return any(leg.option for leg in self.legs)
-
 
 def portfolio(name: str, kind: str, legs: Sequence[Leg]) -> Portfolio:
     """Legs scaled to a gross notional of one. Raises ValueError where all weights are zero."""
@@ -69,23 +63,28 @@ def portfolio(name: str, kind: str, legs: Sequence[Leg]) -> Portfolio:
 
 
 def venue_portfolios(
-    underlyings: Sequence[str], *, seed: int = 7, neutral: int = 8, makers: int | None = None
+    underlyings: Sequence[str],
+    *,
+    forwards: Mapping[str, str] | None = None,
+    seed: int = 7,
+    neutral: int = 8,
+    makers: int | None = None,
 ) -> list[Portfolio]:
     """A venue's accounts over these underlyings: 2n + 2 one way, n // 2 spreads, `neutral` random ones, 3n with options
     and `makers` books (a fifth of n, two at least).
 
-    The same names and seed give the same portfolios.
+    `forwards` names those that are forwards, each with its underlying; they are held in spreads against it. The same
+    names and seed give the same portfolios.
     """
-    names = sorted(name for name in underlyings if TENOR not in name)
+    of = forwards or {}
+    names = sorted(name for name in underlyings if name not in of)
     made = [portfolio(f"long {name}", "long", [Leg(name, 1.0)]) for name in names]
     made += [portfolio(f"short {name}", "short", [Leg(name, -1.0)]) for name in names]
     if len(names) > 1:
         made.append(portfolio("long basket", "long", [Leg(name, 1.0) for name in names]))
         made.append(portfolio("short basket", "short", [Leg(name, -1.0) for name in names]))
     pairs = [(names[k], names[k + 1]) for k in range(0, len(names) - 1, 2)]
-    pairs += [
-        (name, name.split(TENOR)[0]) for name in sorted(underlyings) if name.split(TENOR)[0] in names and TENOR in name
-    ]
+    pairs += [(name, of[name]) for name in sorted(underlyings) if of.get(name) in names]
     made += [portfolio(f"spread {one} {other}", "spread", [Leg(one, 1.0), Leg(other, -1.0)]) for one, other in pairs]
     if len(names) > 1:
         made += [_neutral(k, names, seed) for k in range(neutral)]

@@ -43,6 +43,18 @@ class Replay:
     floored: dict[str, int]
 
 
+class NothingReplayed(BadInput):
+    """No portfolio has a bar that all models can margin; `lives` say why."""
+
+    def __init__(self, lives: Sequence[Life], source: str) -> None:
+        self.lives = tuple(lives)
+        reasons = "; ".join(sorted({life.reason for life in lives})[:3])
+        what = f"no portfolio has a bar that all models can margin: {reasons}"
+        super().__init__(
+            [Problem(source, None, None, what, "Give more history, or choose other dates", table="history")]
+        )
+
+
 def replay(
     models: Mapping[str, MarginModel],
     panel: Panel,
@@ -67,10 +79,7 @@ def replay(
     known = {name: _known(model, panel, volatilities) for name, model in models.items()}
     lives = lives_of(portfolios, panel, known, models, first_time, last_time)
     if not any(life.rows for life in lives):
-        reasons = "; ".join(sorted({life.reason for life in lives})[:3])
-        what = f"no portfolio has a bar that all models can margin: {reasons}"
-        remedy = "Give more history, or choose other dates"
-        raise BadInput([Problem(", ".join(panel.digests) or "history", None, None, what, remedy, table="history")])
+        raise NothingReplayed(lives, ", ".join(panel.digests) or "history")
     figures: dict[str, np.ndarray] = {}
     total = sum(life.rows for life in lives) * len(models)
     done = 0

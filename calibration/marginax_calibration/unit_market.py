@@ -19,8 +19,8 @@ from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.instruments import OWNED
 from marginax.known import KnownHistory
 from marginax.models.protocol import Runs, Tile
-from marginax.options import OptionArrays
-from marginax_calibration.panel import DAYS_A_YEAR, Panel, carried
+from marginax.options import DAYS_A_YEAR, OptionArrays
+from marginax_calibration.panel import Panel, carried
 from marginax_calibration.portfolios import Leg, Portfolio
 from marginax_kernels import bachelier, black76
 

@@ -53,7 +53,7 @@ def joint_grid(bars: pl.DataFrame, leading: pl.Series | None = None) -> Grid:
     if led.is_empty():
         length = pl.len().over("underlying")
         led = dated.filter(length == length.max())
-    pace = _pace(led)
+    pace = paces(led)
     slow = pace.filter(pl.col("bars_per_week") <= pl.col("bars_per_week").min() * (1 + SAME))
     per_day, per_week = float(slow["bars_per_day"][0]), float(slow["bars_per_week"][0])
     slow_ones = pl.col("underlying").is_in(slow["underlying"].implode())
@@ -79,8 +79,9 @@ def on_grid(grid: Grid, times: np.ndarray, values: np.ndarray) -> np.ndarray:
     return column
 
 
-def _pace(dated: pl.DataFrame) -> pl.DataFrame:
-    """Per underlying: bars per trading day and bars per week by habit."""
+def paces(bars: pl.DataFrame) -> pl.DataFrame:
+    """Per underlying: bars_per_day (of a trading day) and bars_per_week by habit, the slowest first."""
+    dated = bars.select("underlying", "time", day=pl.col("time").dt.date())
     daily = dated.group_by("underlying", "day").agg(pl.len().alias("bars"))
     life = daily.group_by("underlying").agg(
         pl.col("bars").median().alias("bars_per_day"),

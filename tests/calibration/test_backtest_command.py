@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 import marginax as mx
-from calibration._histories import DAYS, FIGURES, at_bar, configured, held, prices, table, usual, usual_panel
+from calibration._histories import DAYS, FIGURES, at_bar, configured, held, prices, table, usual
 from marginax.cli.app import Exit, run
 from marginax_calibration.backtests import judge
-from marginax_calibration.judgement import backtest
+from marginax_calibration.judgement import backtest, read_groups
 from marginax_calibration.models import BASELINES
 
 COLUMNS = {"date", "portfolio", "kind", "model", "loss", *FIGURES}
@@ -96,11 +96,11 @@ def test_the_judgement_can_be_made_again_from_the_daily_table(results: Path) -> 
 
 def test_the_manifest_hashes_what_went_in_and_what_came_out(results: Path, inputs: Path) -> None:
     manifest = judgement(results / "out" / "manifest.json")
-    history = inputs / "history.csv"
-    assert manifest["inputs"] == {str(history): sha256(history.read_bytes()).hexdigest()}
+    given = [inputs / "history.csv", inputs / "portfolios.csv"]
+    assert manifest["inputs"] == {str(path): sha256(path.read_bytes()).hexdigest() for path in given}
     for name, record in manifest["outputs"].items():
         assert record["sha256"] == sha256((results / "out" / name).read_bytes()).hexdigest()
-    assert (manifest["bars"], manifest["portfolios"]) == (541, 8)
+    assert ([each["bars"] for each in manifest["calendars"]], manifest["portfolios"]) == ([541], 8)
     assert set(manifest["configuration"]) == set(BASELINES)
 
 
@@ -197,7 +197,7 @@ def test_a_model_for_another_horizon_is_refused() -> None:
     """Its margin would be judged by the losses of one bar all the same."""
     other = {"hs": configured("hs", risk={"horizon_days": 5.0})}
     with pytest.raises(mx.BadInput, match="margins 5 trading days, and a bar of the history is 1"):
-        backtest(other, usual_panel(), portfolios=list(held().values()))
+        backtest(other, read_groups(table(prices()), list(held().values())))
 
 
 # --- Bad input -------------------------------------------------------------------------------------------------------
@@ -223,8 +223,13 @@ def test_a_model_for_another_horizon_is_refused() -> None:
         (["--params", "{params}"], "not among the models"),
         (["--params", "{torn}"], "cannot be read"),
         (["--json", "no_such_folder/j.json"], "no_such_folder"),
-        (["--daily", "."], "cannot be written"),
+        (["--daily", "."], "is no file"),
         (["--json", "-"], "-: is no file"),
+        (["--json", "/dev/null"], "/dev/null: is no file"),
+        (["--portfolios", "{wrong}", "--json", "{wrong}"], "is an input"),
+        (["--params", "{params}", "--daily", "{params}"], "is an input"),
+        (["--daily", "{both}", "--json", "{here}/../{name}/one"], "two results"),
+        (["--params", "{params}", "--out", "{here}"], "holds the input params.json"),
         (["--daily", "{both}", "--json", "{both}"], "two results"),
         (["--out", "{torn}"], "torn.json"),
         (["--portfolios", "{wrong}"], "'XRP' is no underlying"),
@@ -240,6 +245,7 @@ def test_bad_flags_are_told_and_nothing_is_written(
     (tmp_path / "wrong.csv").write_text("portfolio,underlying,weight\na,XRP,1\n")
     files = {name: str(tmp_path / file) for name, file in
              {"params": "params.json", "torn": "torn.json", "wrong": "wrong.csv", "both": "one"}.items()}  # fmt: skip
+    files |= {"here": str(tmp_path), "name": tmp_path.name}
     before = sorted(tmp_path.iterdir())
     paths = {"--out": "out", "--daily": "d.parquet", "--json": "j.json"}
     given = [word.format(**files) for word in words]

@@ -110,6 +110,7 @@ def test_sizes_over_a_thousand_simulations(
         single += [models["right"] for models in judged["portfolios"].values()]
         equal.append(judged["pooled"]["one"]["dm_p"]["two"])
     pooled = rejections(right)
+    print(f"\n{days} days, freedom {freedom}: pools {pooled}, portfolios {rejections(single)}")
     # 5 +- 1.5 %, and three standard errors of 0.7 % that a simulation of 1,000 runs has.
     assert all(0.035 - 0.021 <= size <= 0.065 + 0.021 for size in pooled.values()), pooled
     assert 0.02 <= np.mean(np.array(equal) <= 0.05) <= 0.065 + 0.021

@@ -48,7 +48,7 @@ def test_seven_underlyings_make_27_linear_portfolios() -> None:
     for name, each in shorts.items():
         mirror = longs[name.replace("short", "long")]
         assert each.legs == tuple(Leg(leg.underlying, -leg.weight) for leg in mirror.legs)
-    assert not any(each.has_options for each in found)
+    assert not any(leg.option for each in found for leg in each.legs)
 
 
 def test_and_three_with_options_for_each_underlying_and_two_market_makers() -> None:
@@ -57,7 +57,7 @@ def test_and_three_with_options_for_each_underlying_and_two_market_makers() -> N
     assert kinds - Counter(each.kind for each in linear(found)) == {
         "straddle": 7, "strangle": 7, "collar": 7, "market_maker": 2,
     }  # fmt: skip
-    assert all(each.has_options for each in found if each.kind not in LINEAR_KINDS)
+    assert all(any(leg.option for leg in each.legs) for each in found if each.kind not in LINEAR_KINDS)
     assert len({each.name for each in found}) == len(found)
     assert len(by_kind(venue_portfolios([f"U{k:02d}" for k in range(15)]), "market_maker")) == 3
 
@@ -120,7 +120,7 @@ def test_neutral_portfolios_hold_no_more_than_eight_legs() -> None:
 
 
 def test_a_forward_is_a_spread_against_its_underlying_and_nothing_more() -> None:
-    found = venue_portfolios(["BRENT", "WTI", "WTI:3M", "GOLD:1M"])
+    found = venue_portfolios(["BRENT", "WTI", "WTI:3M", "GOLD:1M"], forwards={"WTI:3M": "WTI", "GOLD:1M": "GOLD"})
     assert not by_kind(found, "long")[0].name.endswith("3M")
     assert [each.name for each in by_kind(found, "spread")] == ["spread BRENT WTI", "spread WTI:3M WTI"]
     assert not any("GOLD" in name for each in found for name in each.underlyings)

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from calibration._histories import NAMES, usual_panel
+from calibration._histories import NAMES, prices, table
 from calibration._histories import baselines as six
 from marginax.cli.app import Exit, run
-from marginax_calibration.judgement import backtest
+from marginax_calibration.judgement import backtest, read_groups
 from marginax_calibration.portfolios import LINEAR_KINDS, Leg, portfolio, venue_portfolios
 from marginax_calibration.studies import baselines, pictures
 
@@ -21,7 +21,7 @@ MODELS = ("fixed_legs", "ewma")
 def judged():
     own = [portfolio("half and half", "own", [Leg("AAA", 1.0), Leg("BTC", 1.0)])]
     linear = [each for each in venue_portfolios(NAMES, neutral=2) if each.kind in LINEAR_KINDS]
-    return backtest({name: six()[name] for name in MODELS}, usual_panel(), portfolios=linear + own)
+    return backtest({name: six()[name] for name in MODELS}, read_groups(table(prices()), linear + own))
 
 
 def test_a_study_has_a_table_of_all_and_one_of_each_crisis_it_lived(judged, monkeypatch: pytest.MonkeyPatch) -> None:

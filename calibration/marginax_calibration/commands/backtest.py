@@ -1,14 +1,15 @@
 """`marginax backtest`: replay models over a history, and say which margins were good."""
 
-import os
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from marginax.problems import BadInput, Problem
+from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +23,7 @@ def command(
     ],
     models: Annotated[
         str, typer.Option(help="presets, installed models or TOML files, with commas between", metavar="NAMES")
-    ] = "fixed_legs,static,hs,ewma,garch,fhs",
+    ] = BY_DEFAULT,
     portfolios: Annotated[
         Path | None,
         typer.Option(help="portfolios of your own; by default a venue's over all underlyings", metavar="FILE"),
@@ -35,8 +36,8 @@ def command(
     json: Annotated[Path | None, typer.Option("--json", help="where the judgement goes", metavar="FILE")] = None,
     daily: Annotated[Path | None, typer.Option(help="where the daily table goes (Parquet)", metavar="FILE")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for both, with a manifest", metavar="DIR")] = None,
-    tail: Annotated[float, typer.Option(min=1e-4, max=0.5, help="probability that var and es are at")] = 0.01,
-    charge_tail: Annotated[float, typer.Option(min=1e-4, max=0.5, help="tail whose ES every model charges")] = 0.025,
+    tail: Annotated[float, typer.Option(min=1e-4, max=0.25, help="probability that var and es are at")] = 0.01,
+    charge_tail: Annotated[float, typer.Option(min=1e-4, max=0.25, help="tail whose ES every model charges")] = 0.025,
     absolute: Annotated[
         str, typer.Option(help="underlyings whose prices may be zero or below, with commas", metavar="NAMES")
     ] = "",
@@ -44,31 +45,30 @@ def command(
 ) -> int:
     """Replay models over history, and judge their margins."""
     wanted = [path for path in (json, daily) if path is not None]
-    check_outputs(wanted, out)
+    check_outputs(wanted, out, [*history, portfolios, params])
     from marginax.cli.progress import progress_bar
-    from marginax_calibration.judgement import backtest
+    from marginax_calibration.judgement import backtest, read_groups
     from marginax_calibration.models import load_models
-    from marginax_calibration.panel import read_panel
 
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    load = partial(load_models, names, tail=tail, charge_tail=charge_tail, params=params)
+    load = partial(load_models, names_in(models), tail=tail, charge_tail=charge_tail, params=params)
     load()  # a wrong name is told before a long history is read
-    panel = read_panel(history, absolute=[name.strip() for name in absolute.split(",") if name.strip()])
-    chosen = load(horizon_days=1 / panel.grid.bars_per_day)
+    groups = read_groups(history, portfolios, absolute=names_in(absolute), seed=seed)
+    chosen = load(horizon_days=1 / groups[0].panel.grid.bars_per_day)
     begin, end = _time(from_, "--from", last=False), _time(to, "--to", last=True)
     if begin is not None and end is not None and end < begin:
         raise BadInput([Problem("--to", None, None, f"{to} is before {from_}", "Swap --from and --to")])
     with progress_bar("portfolio-bars") as progress:
         result = backtest(
             chosen,
-            panel,
-            portfolios=portfolios,
+            groups,
             first_time=begin,
             last_time=end,
             tail=tail,
             seed=seed,
             progress=lambda _, done, total: progress(done, total),
         )
+    if params is not None:
+        result.manifest["inputs"][str(params)] = sha256(params.read_bytes()).hexdigest()
     _write(result.judgement, result.daily, result.manifest, json, daily, out)
     from marginax_calibration.commands.verdict import print_verdict
 
@@ -79,23 +79,6 @@ def command(
     if not written:
         typer.echo("Nothing was kept: --out DIR writes the daily table, the judgement and a manifest")
     return 0
-
-
-def check_outputs(files: list[Path], out: Path | None) -> None:
-    """Refuse what cannot be written before the work is done, and two results under one name."""
-    for path in files:
-        folder = path.absolute().parent
-        if str(path) == "-":
-            raise BadInput([Problem("-", None, None, "is no file, and the terminal has the verdict", "Name a file")])
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            remedy = "Name a file in a folder that exists and may be written to"
-            raise BadInput([Problem(str(path), None, None, "cannot be written", remedy)])
-    if len({path.absolute() for path in files}) < len(files):
-        raise BadInput([Problem(str(files[0]), None, None, "is named for two results", "Give each its own file")])
-    if out is not None:
-        nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise BadInput([Problem(str(out), None, None, "cannot be a folder", "Name another for the results")])
 
 
 def _write(

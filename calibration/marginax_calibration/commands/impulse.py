@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from marginax.problems import BadInput, Problem
-from marginax_calibration.commands.backtest import check_outputs
 from marginax_calibration.commands.drawing import pictures
+from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
 DOCUMENT, PATHS = "impulse.json", "responses"
 
@@ -17,13 +17,13 @@ DOCUMENT, PATHS = "impulse.json", "responses"
 def command(
     models: Annotated[
         str, typer.Option(help="presets, installed models or TOML files, with commas between", metavar="NAMES")
-    ] = "fixed_legs,static,hs,ewma,garch,fhs",
+    ] = BY_DEFAULT,
     steps: Annotated[str, typer.Option(help="multiples of volatility, with commas between")] = "1.5,2,3",
     seeds: Annotated[int, typer.Option(min=2, max=10_000, help="paths for each step")] = 64,
     before: Annotated[int, typer.Option(min=251, help="bars before the step")] = 1250,
     after: Annotated[int, typer.Option(min=251, help="bars from the step on")] = 1500,
     sigma_day: Annotated[float, typer.Option(min=1e-5, max=1.0, help="daily volatility before the step")] = 0.02,
-    charge_tail: Annotated[float, typer.Option(min=1e-4, max=0.5, help="tail whose ES every model charges")] = 0.025,
+    charge_tail: Annotated[float, typer.Option(min=1e-4, max=0.25, help="tail whose ES every model charges")] = 0.025,
     json: Annotated[Path | None, typer.Option("--json", help="where the figures go", metavar="FILE")] = None,
     picture: Annotated[
         Path | None, typer.Option(help="where paths are drawn, as PNG or SVG (extra `report`)", metavar="FILE")
@@ -33,7 +33,7 @@ def command(
 ) -> int:
     """Tell how margins answer a step in volatility."""
     multiples = _steps(steps)
-    check_outputs([path for path in (json, picture) if path is not None], out)
+    check_outputs([json, picture], out)
     drawn = None if picture is None else pictures()
     from importlib.metadata import version
     from json import dumps
@@ -43,7 +43,7 @@ def command(
     from marginax_calibration.impulse import as_json, impulse
     from marginax_calibration.models import load_models
 
-    chosen = load_models([name.strip() for name in models.split(",") if name.strip()], charge_tail=charge_tail)
+    chosen = load_models(names_in(models), charge_tail=charge_tail)
     with progress_bar("portfolio-bars") as progress:
         answer = impulse(
             chosen,
@@ -79,9 +79,9 @@ def _steps(words: str) -> tuple[float, ...]:
         steps = tuple(float(word) for word in words.split(",") if word.strip())
     except ValueError:
         steps = ()
-    if not steps or not all(0 < step < 1e3 for step in steps) or len(set(steps)) < len(steps):
+    if not steps or not all(0 < step < 1e3 and step != 1 for step in steps) or len(set(steps)) < len(steps):
         what = f"'{words}' was given"
-        remedy = "Give different multiples of volatility above zero, such as 1.5,2,3"
+        remedy = "Give different multiples of volatility, above zero and other than 1, such as 1.5,2,3"
         raise BadInput([Problem("--steps", None, None, what, remedy)])
     return steps
 

@@ -10,6 +10,7 @@ import typer
 
 from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
+from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
 NAMES = ("baselines",)
 
@@ -24,7 +25,7 @@ def command(
         ),
     ] = None,
     only: Annotated[str, typer.Option(help="histories, with commas between; default: all", metavar="NAMES")] = "",
-    models: Annotated[str, typer.Option(help="models, with commas between", metavar="NAMES")] = "",
+    models: Annotated[str, typer.Option(help="models, with commas between", metavar="NAMES")] = BY_DEFAULT,
     seed: Annotated[int, typer.Option(min=0, help="seed of portfolios and draws")] = 7,
 ) -> int:
     """Run a study of the documentation on real history."""
@@ -35,18 +36,17 @@ def command(
         raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
     from marginax.cli.progress import progress_bar
     from marginax.tables.results import write_files
-    from marginax_calibration.models import BASELINES, load_models
+    from marginax_calibration.models import load_models
     from marginax_calibration.studies import baselines
 
+    check_outputs([], out)
     drawn = pictures()
-    wanted = [each.strip() for each in only.split(",") if each.strip()] or list(baselines.STUDIES)
+    wanted = names_in(only) or list(baselines.STUDIES)
     unknown = [each for each in wanted if each not in baselines.STUDIES]
     if unknown:
         remedy = f"Name some of: {', '.join(baselines.STUDIES)}"
         raise BadInput([Problem("--only", None, None, f"'{unknown[0]}' is no history of this study", remedy)])
-    names = [each.strip() for each in models.split(",") if each.strip()] or list(BASELINES)
-    chosen = load_models(names)
-    out.mkdir(parents=True, exist_ok=True)
+    chosen = load_models(names_in(models))
     figures = {}
     for history in wanted:
         with progress_bar(history) as progress:
@@ -61,6 +61,7 @@ def command(
             files[out / "march_2020.png"] = partial(
                 drawn.margin_through, result.daily, "long BTC", baselines.SPRING, list(chosen)
             )
+        out.mkdir(parents=True, exist_ok=True)
         write_files(files)
         figures[history] = result.judgement["pooled"]
         typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")

@@ -62,6 +62,11 @@ def print_verdict(judgement: dict[str, Any], *, tail: float) -> None:
             f"\nRows of hedged books whose ES is the floor of {settings['least_es']:g}, where FZ0 is near -14 and "
             f"outweighs others: {counts}."
         )
+    if judgement["between_bars"]:
+        counts = ", ".join(f"{name} {count:,}" for name, count in judgement["between_bars"].items())
+        console.print(
+            f"\nPrices between the bars of a portfolio's slowest leg, whose moves come with its next bar: {counts}."
+        )
     for key, words in (("late_or_short", "begin late or end early"), ("left_out", "have no row")):
         named = judgement[key]
         if named:

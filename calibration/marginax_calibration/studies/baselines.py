@@ -14,9 +14,10 @@ import polars as pl
 
 from marginax.models import MarginModel
 from marginax_calibration.backtests import judge
+from marginax_calibration.calendar_groups import calendar_groups
 from marginax_calibration.judgement import Backtest, backtest
-from marginax_calibration.panel import read_panel
 from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
+from marginax_calibration.prices import read_prices
 from marginax_calibration.replay import Progress
 from marginax_calibration.studies.histories import HISTORIES, RATES
 
@@ -75,12 +76,12 @@ def run(
 ) -> Backtest:
     """One study: the backtest of its history and portfolios. Raises BadInput where the data is not there."""
     study = STUDIES[name]
-    panel = read_panel(HISTORIES[study.history](folder), absolute=study.absolute)
+    prices = read_prices(HISTORIES[study.history](folder), absolute=study.absolute)
     portfolios = [
-        each for each in venue_portfolios(panel.names, seed=seed) if study.options or each.kind in LINEAR_KINDS
+        each for each in venue_portfolios(prices.names, seed=seed) if study.options or each.kind in LINEAR_KINDS
     ]
     first = np.datetime64(study.first, "us")
-    return backtest(models, panel, portfolios=portfolios, first_time=first, seed=seed, progress=progress)
+    return backtest(models, calendar_groups(prices, portfolios), first_time=first, seed=seed, progress=progress)
 
 
 def tables(name: str, result: Backtest, models: Sequence[str]) -> str:

@@ -48,7 +48,8 @@ def multi_asset(folder: Path) -> pl.DataFrame:
         _long(folder, "tradfi_daily/brent_spot_1987_2026", "price"),
         _long(folder, "tradfi_daily/short_rates_fixings_1962_2015", "rate", "series"),
     ]
-    return pl.concat(parts).filter(pl.col("time").dt.year() >= 1990)
+    # A rate fixed on Friday and printed again on Sunday was not fixed on Sunday.
+    return pl.concat(parts).filter(pl.col("time").dt.year() >= 1990, pl.col("time").dt.weekday() <= 5)
 
 
 HISTORIES: dict[str, Callable[[Path], pl.DataFrame]] = {

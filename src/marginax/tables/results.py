@@ -90,9 +90,10 @@ def whole_files(files: Mapping[Path, Callable[[Path], object]]) -> Iterator[None
 
     Raises OSError where one cannot be written; all then stand as they were.
     """
-    partials = {path: path.with_name(f"{PARTIAL}.{path.name}") for path in files}  # writers go by the suffix
+    whole = {path.resolve(): write for path, write in files.items()}  # behind a link, what it points to
+    partials = {path: path.with_name(f"{PARTIAL}.{path.name}") for path in whole}  # writers go by the suffix
     try:
-        for path, write in files.items():
+        for path, write in whole.items():
             write(partials[path])
             _sync(partials[path])
         yield

@@ -1,0 +1,67 @@
+"""The history of a backtest as it was read: prices by underlying, and quotes of their volatility.
+
+Prices of `forward:TENOR` are underlyings of their own, named UNDERLYING:TENOR, so that a calendar spread is a spread
+like any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from marginax.problems import BadInput, Problem, suggestion
+from marginax.tables.door import admit
+from marginax.tables.read import Source
+
+FORWARD = "forward:"
+
+
+@dataclass(frozen=True)
+class Prices:
+    """`rows` and `quotes` have time, underlying and value, by time; `forwards` the underlying that each stands on.
+
+    `absolute` names underlyings whose prices may be zero or below: their moves are differences.
+    """
+
+    rows: pl.DataFrame
+    quotes: pl.DataFrame
+    names: tuple[str, ...]
+    forwards: dict[str, str]
+    absolute: tuple[str, ...]
+    digests: dict[str, str]
+
+
+def read_prices(files: Source, *, absolute: Sequence[str] = ()) -> Prices:
+    """Prices in history files (time, underlying, price; factors price, implied_vol and forward:TENOR are read).
+
+    Raises BadInput for what the door refuses, for names in `absolute` that are none, and for prices that have no
+    logarithm.
+    """
+    admitted = admit(files, "history", on_error="raise")
+    rows = admitted.rows.with_columns(
+        pl.col("factor").fill_null("price"),
+        pl.coalesce("price", "value").alias("value"),
+        pl.int_range(1, pl.len() + 1).alias("row"),
+    ).sort("time")
+    forward = pl.col("factor").str.starts_with(FORWARD)
+    own_name = pl.col("underlying") + ":" + pl.col("factor").str.strip_prefix(FORWARD)
+    named = rows.filter((pl.col("factor") == "price") | forward).with_columns(
+        of=pl.when(forward).then("underlying"),
+        underlying=pl.when(forward).then(own_name).otherwise("underlying"),
+    )
+    source, names = ", ".join(admitted.digests), tuple(named["underlying"].unique().sort())
+    unknown = [name for name in absolute if name not in names]
+    if unknown:
+        remedy = f"Correct the name; {suggestion(unknown[0], list(names))}"
+        raise BadInput([Problem("--absolute", None, None, f"'{unknown[0]}' is no underlying of the history", remedy)])
+    crossing = named.filter((pl.col("value") <= 0) & ~pl.col("underlying").is_in(list(absolute)))
+    if crossing.height:
+        first = crossing.row(0, named=True)
+        what = f"the price {first['value']:g} of {first['underlying']} on {first['time']:%Y-%m-%d} has no logarithm"
+        remedy = f"Correct it, or say `--absolute {first['underlying']}`: its moves are then differences"
+        row = first["row"] if len(admitted.digests) == 1 else None
+        raise BadInput([Problem(source, "price", row, what, remedy, table="history")])
+    forwards = dict(named.filter(pl.col("of").is_not_null()).select("underlying", "of").unique().iter_rows())
+    series = ("time", "underlying", "value")
+    quotes = rows.filter(pl.col("factor") == "implied_vol").select(series)
+    return Prices(named.select(series), quotes, names, forwards, tuple(absolute), dict(admitted.digests))
