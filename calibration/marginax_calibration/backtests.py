@@ -138,7 +138,11 @@ def _pool(
     if len(members) == 1:
         alone = portfolios[table.portfolios[members[0]]]
         return {
-            label: {**single, "design_effect": 1.0 if 0 < single["breaches"] < single["days"] else None}
+            label: {
+                **single,
+                "design_effect": 1.0 if 0 < single["breaches"] < single["days"] else None,
+                "breach_days": single["breaches"],
+            }
             for label, single in alone.items()
         }
     own = np.isin(table.portfolio, members)

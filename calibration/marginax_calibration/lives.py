@@ -65,7 +65,8 @@ def lives_of(
         reasons = []
         if anchor >= last:
             bars, lacking = max(0, last - start), [k for k in factors if not all_own[last, k]]
-            what = f"{bars} returns of {youngest} with the other legs, and the models need {least} and one more"
+            shared = " with the other legs" if len(each.legs) > 1 else ""
+            what = f"{youngest} has {bars + 1} prices{shared}, and the models need {least + 2}"
             if bars > least and lacking:
                 name = history.names[lacking[0]].removeprefix("implied_vol:")
                 what = (
@@ -73,10 +74,11 @@ def lives_of(
                 )
             reasons.append(what)
         elif begin >= end:
-            reasons.append(f"--from and --to leave no loss between {_day(times[anchor])} and {_day(times[last])}")
+            run = f"{_day(times[anchor + 1])} to {_day(times[last])}"
+            reasons.append(f"losses run from {run}, none on the dates asked for")
         else:
             if anchor > max(low, least):
-                late = f"{youngest} begins on {_day(times[start])}"
+                late = f"{youngest} begins on {_day(times[start])}, and the models need {least} returns"
                 reasons.append(late if start > panel.first.min() else f"bars are missing: {least} returns take longer")
             if last < min(high, len(times) - 1):
                 reasons.append(f"{oldest} ends on {_day(times[last])}")

@@ -32,7 +32,8 @@ def load_models(
     for name in names:
         label = _label(name)
         if label in found:
-            raise BadInput([Problem("--models", None, None, f"`{label}` is named twice", "Name each model once")])
+            remedy = "Name each model once; a file goes by its name without .toml, so rename it"
+            raise BadInput([Problem("--models", None, None, f"`{label}` is named twice", remedy)])
         config = model_config(name)
         if label in fitted:
             config = _over(config, fitted[label], str(params))
@@ -54,7 +55,7 @@ def _read_params(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         model, settings = given["model"], dict(given["settings"])
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         what = f"cannot be read ({type(error).__name__}: {error})"
-        remedy = 'Write JSON: {"model": NAME, "settings": {SECTION: {KEY: VALUE}}}'
+        remedy = 'Name a file of JSON: {"model": NAME, "settings": {SECTION: {KEY: VALUE}}}'
         raise BadInput([Problem(str(path), None, None, what, remedy)]) from None
     if model not in names:
         what = f"holds parameters of `{model}`, which is not among the models"

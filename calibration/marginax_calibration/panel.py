@@ -106,7 +106,11 @@ def bars_a_year(grid: Grid) -> float:
 
 
 def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:
-    """Volatility of a year by the EWMA at the close of each bar, times the mark-up; of price units where absolute."""
+    """Volatility of a year by the EWMA at the close of each bar, times the mark-up; of price units where absolute.
+
+    The least volatility is added in squares: under a floor the volatility of a calm price would stand still, and one
+    that never moved has no history.
+    """
     returns, bars = returns_of(np.where(absolute, prices, logs(np.where(absolute, 1.0, prices))))
     with jax.enable_x64(True):
         moves, spans = jnp.asarray(returns), jnp.asarray(bars)
@@ -116,7 +120,7 @@ def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:
     least = Scenarios().minimum_volatility / np.sqrt(grid.bars_per_day)
     unit = np.where(absolute, np.maximum.accumulate(np.abs(np.nan_to_num(prices))), 1.0)
     yearly = np.sqrt(bars_a_year(grid))
-    return MARK_UP * yearly * np.maximum(np.sqrt(variance), least * unit)
+    return MARK_UP * yearly * np.sqrt(variance + (least * unit) ** 2)
 
 
 def carried(values: np.ndarray) -> np.ndarray:

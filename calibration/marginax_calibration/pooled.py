@@ -157,6 +157,7 @@ def pooled_tests(
                 "basel_zone": coverage["basel_zone"],
                 **_shortfall(pool, hit, cost, law, tail),
                 "design_effect": _design_effect(pool, by_day),
+                "breach_days": int(np.count_nonzero(by_day)),
             }
         )
     return answers

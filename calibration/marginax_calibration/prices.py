@@ -58,7 +58,8 @@ def read_prices(files: Source, *, absolute: Sequence[str] = ()) -> Prices:
     if crossing.height:
         first = crossing.row(0, named=True)
         what = f"the price {first['value']:g} of {first['underlying']} on {first['time']:%Y-%m-%d} has no logarithm"
-        remedy = f"Correct it, or say `--absolute {first['underlying']}`: its moves are then differences"
+        name = first["underlying"]
+        remedy = f"Correct it; only where it is a true price say `--absolute {name}`: its moves are then differences"
         row = first["row"] if len(admitted.digests) == 1 else None
         raise BadInput([Problem(source, "price", row, what, remedy, table="history")])
     forwards = dict(named.filter(pl.col("of").is_not_null()).select("underlying", "of").unique().iter_rows())

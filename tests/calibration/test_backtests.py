@@ -141,10 +141,11 @@ def test_every_figure_of_a_pool_again_in_loops(kind: str | None, rng: np.random.
         expected["basel_zone"] = "red" if zones >= 0.9999 else "yellow" if zones >= 0.95 else "green"
         rate = sum(hits) / len(rows)
         spread = sum((b - rate * len(day)) ** 2 for b, day in zip(hits, days, strict=True))
+        expected["breach_days"] = sum(b > 0 for b in hits)
         expected["design_effect"] = spread / (len(rows) * rate * (1 - rate))
         ratios = stats.chi2.isf([expected["kupiec_p"], found["independence_p"]], 1)
         expected["conditional_coverage_p"] = float(stats.chi2.sf(ratios.sum(), 2))
-        assert found.keys() == FIGURES | {"design_effect"}
+        assert found.keys() == FIGURES | {"design_effect", "breach_days"}
         assert {key: (found[key], value) for key, value in expected.items() if not close(found[key], value)} == {}
         assert list(found["dm_p"].values()) == [pytest.approx(dm)]
 
@@ -175,7 +176,8 @@ def test_a_judgement_is_ready_for_json_and_counts_false_discoveries() -> None:
 def test_a_kind_of_one_portfolio_is_that_portfolio() -> None:
     judged = judge(small(), tail=TAIL)
     for model, figures in judged["kinds"]["short"].items():
-        assert figures == {**judged["portfolios"]["portfolio 3"][model], "design_effect": 1.0}
+        alone = judged["portfolios"]["portfolio 3"][model]
+        assert figures == {**alone, "design_effect": 1.0, "breach_days": alone["breaches"]}
 
 
 def test_no_order_of_rows_no_clock_and_no_other_model_changes_a_figure() -> None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from marginax.problems import BadInput, Problem
-from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
+from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, hashes, names_in, toml_files
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +28,7 @@ def command(
         typer.Option(help="portfolios of your own; by default a venue's over all underlyings", metavar="FILE"),
     ] = None,
     params: Annotated[
-        Path | None, typer.Option(help="settings of one model; see docs/backtesting.md", metavar="JSON")
+        Path | None, typer.Option(help="JSON file with settings of one model; see docs/backtesting.md", metavar="FILE")
     ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="first date of a loss", metavar="DATE")] = None,
     to: Annotated[str | None, typer.Option("--to", help="last date of a loss", metavar="DATE")] = None,
@@ -45,7 +44,7 @@ def command(
 ) -> int:
     """Replay models over history, and judge their margins."""
     wanted = [path for path in (json, daily) if path is not None]
-    check_outputs(wanted, out, [*history, portfolios, params])
+    check_outputs(wanted, out, [*history, portfolios, params, *toml_files(models)])
     from marginax.cli.progress import progress_bar
     from marginax_calibration.judgement import backtest, read_groups
     from marginax_calibration.models import load_models
@@ -67,8 +66,7 @@ def command(
             seed=seed,
             progress=lambda _, done, total: progress(done, total),
         )
-    if params is not None:
-        result.manifest["inputs"][str(params)] = sha256(params.read_bytes()).hexdigest()
+    result.manifest["inputs"] |= hashes([params, *toml_files(models)])
     _write(result.judgement, result.daily, result.manifest, json, daily, out)
     from marginax_calibration.commands.verdict import print_verdict
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from marginax.problems import BadInput, Problem
@@ -13,6 +14,16 @@ BY_DEFAULT = ",".join(BASELINES)
 def names_in(words: str) -> list[str]:
     """The names between commas."""
     return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def toml_files(models: str) -> list[Path]:
+    """The configuration files among the models named."""
+    return [Path(name) for name in names_in(models) if name.endswith(".toml")]
+
+
+def hashes(files: Sequence[Path | None]) -> dict[str, str]:
+    """SHA-256 of each file that there is."""
+    return {str(path): sha256(path.read_bytes()).hexdigest() for path in files if path is not None}
 
 
 def check_outputs(files: Sequence[Path | None], out: Path | None, inputs: Sequence[Path | None] = ()) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
-from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
+from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, hashes, names_in, toml_files
 
 DOCUMENT, PATHS = "impulse.json", "responses"
 
@@ -33,7 +33,7 @@ def command(
 ) -> int:
     """Tell how margins answer a step in volatility."""
     multiples = _steps(steps)
-    check_outputs([json, picture], out)
+    check_outputs([json, picture], out, toml_files(models))
     drawn = None if picture is None else pictures()
     from importlib.metadata import version
     from json import dumps
@@ -65,7 +65,12 @@ def command(
         files[picture] = partial(drawn.impulse_responses, answer.paths, list(chosen))
     with whole_files(files):
         if out is not None:
-            manifest = {"versions": {name: version(name) for name in ("marginax", "jax")}, "settings": settings}
+            manifest = {
+                "versions": {name: version(name) for name in ("marginax", "jax", "numpy", "polars")},
+                "inputs": hashes(toml_files(models)),
+                "settings": settings,
+                "configuration": {name: model.settings.model_dump(mode="json") for name, model in chosen.items()},
+            }
             write_tables(out, {PATHS: answer.paths}, manifest, {DOCUMENT: text})
     _print(answer.figures)
     for path in (json, picture, out):

@@ -1,12 +1,15 @@
 """What a person wants to know of a backtest, in the terminal."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-PIPED, NAMED = 140, 5
+from marginax_calibration.pooled import FEWEST
+
+PIPED, NAMED = 180, 5
 COLUMNS = (
     ("breaches", "breaches"),
     ("Kupiec p", "kupiec_p"),
@@ -36,11 +39,12 @@ def print_verdict(judgement: dict[str, Any], *, tail: float) -> None:
         "of gross notional; the lowest FZ0 first\n"
     )
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for title, _ in COLUMNS:
         table.add_column(title, justify="right")
-    table.add_column("DM p")
-    table.add_column(f"rejected, of {count}")
+    if len(pooled) > 1:
+        table.add_column("DM p")
+    table.add_column(f"rejected, of {count}", no_wrap=True)
     ranked = sorted(pooled.items(), key=lambda item: item[1]["mean_fz0"])
     best = ranked[0][0]
     for model, figures in ranked:
@@ -49,33 +53,47 @@ def print_verdict(judgement: dict[str, Any], *, tail: float) -> None:
         rejected = f"{counts[worst]} ({worst})" if counts[worst] else "0"
         versus = figures["dm_p"].get(best)
         apart = "" if model == best or versus is None else f"{versus:.3f}"
-        table.add_row(model, *(_cell(key, figures) for _, key in COLUMNS), apart, rejected)
+        cells = [_cell(key, figures) for _, key in COLUMNS]
+        table.add_row(model, *cells, *([apart] if len(pooled) > 1 else []), rejected)
     console.print(table)
-    console.print(
-        f"\nDM p: that the score is as good as that of {best}. Rejected: portfolios by the test that rejects most of "
-        "them, at a false discovery rate of 5 %."
+    for line in _notes(judgement, best):
+        console.print(f"\n{line}", soft_wrap=True)
+    for key, words in (("late_or_short", "late or short"), ("left_out", "without a row")):
+        named = judgement[key]
+        if named:
+            reasons = Counter(each["reason"] if isinstance(each, dict) else each for each in named.values())
+            console.print(f"\nPortfolios {words} ({len(named)}; `{key}` names them):")
+            for reason, portfolios in reasons.most_common(NAMED):
+                console.print(f"  {portfolios:>3}  {reason}", soft_wrap=True)
+            if len(reasons) > NAMED:
+                console.print("  ...")
+
+
+def _notes(judgement: dict[str, Any], best: str) -> Iterator[str]:
+    """What the table does not say by itself."""
+    pooled, settings = judgement["pooled"], judgement["settings"]
+    versus = f"DM p: low where the score is worse than that of {best} beyond chance. " if len(pooled) > 1 else ""
+    yield (
+        f"{versus}Zone: Basel's traffic light. Uncovered and worst: mean and greatest loss beyond what was charged. "
+        "+5 bars: greatest rise of a charge in five bars. Rejected: portfolios by the test that rejects most of them, "
+        "at a false discovery rate of 5 %."
     )
+    few = [model for model, figures in pooled.items() if figures["breach_days"] < FEWEST]
+    if few and len(judgement["portfolios"]) > 1:
+        yield (
+            f"Fewer than {FEWEST} days have a breach of {', '.join(few)}: too few to tell how far breaches come "
+            "together, so that p-values and zone are those of one portfolio with the mean number of them."
+        )
     floored = {model: count for model, count in judgement["es_floored"].items() if count}
     if floored:
         counts = ", ".join(f"{model} {count:,}" for model, count in floored.items())
-        console.print(
-            f"\nRows of hedged books whose ES is the floor of {settings['least_es']:g}, where FZ0 is near -14 and "
+        yield (
+            f"Rows of hedged books whose ES is the floor of {settings['least_es']:g}, where FZ0 is near -14 and "
             f"outweighs others: {counts}."
         )
     if judgement["between_bars"]:
         counts = ", ".join(f"{name} {count:,}" for name, count in judgement["between_bars"].items())
-        console.print(
-            f"\nPrices between the bars of a portfolio's slowest leg, whose moves come with its next bar: {counts}."
-        )
-    for key, words in (("late_or_short", "begin late or end early"), ("left_out", "have no row")):
-        named = judgement[key]
-        if named:
-            reasons = Counter(each["reason"] if isinstance(each, dict) else each for each in named.values())
-            console.print(f"\n{len(named)} portfolios {words}:")
-            for reason, portfolios in reasons.most_common(NAMED):
-                console.print(f"  {portfolios:>3}  {reason}")
-            if len(reasons) > NAMED:
-                console.print("  ...")
+        yield f"Prices between the bars of a portfolio's slowest leg, whose moves come with its next bar: {counts}."
 
 
 def _cell(key: str, figures: dict[str, Any]) -> str:
