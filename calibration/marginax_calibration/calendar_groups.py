@@ -4,7 +4,7 @@ A portfolio keeps the calendar of the slowest of its legs; what the others did i
 of one calendar are replayed together, on a panel of their own, so that what nobody among them holds moves no bar.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +20,19 @@ from marginax_calibration.prices import Prices
 class CalendarGroup:
     """Portfolios that keep one calendar, and the panel on it.
 
-    `between` counts the prices, by underlying, that fall between its bars.
+    `between` counts the prices, by underlying, that fall between its bars; `inputs` are the hashes of all files read.
     """
 
     panel: Panel
     portfolios: tuple[Portfolio, ...]
     between: dict[str, int]
+    inputs: dict[str, str]
 
 
-def calendar_groups(prices: Prices, portfolios: Sequence[Portfolio]) -> list[CalendarGroup]:
-    """Portfolios grouped by calendar, the slowest first.
+def calendar_groups(
+    prices: Prices, portfolios: Sequence[Portfolio], inputs: Mapping[str, str] | None = None
+) -> list[CalendarGroup]:
+    """Portfolios grouped by calendar, the slowest first; `inputs` are hashes of other files than those of the prices.
 
     Where bars of what is held are of different lengths (hours and days, days and weeks) all keep the slowest: margins
     for horizons that differ are not judged together. Raises BadInput for a calendar of less than two bars.
@@ -41,7 +44,8 @@ def calendar_groups(prices: Prices, portfolios: Sequence[Portfolio]) -> list[Cal
     members: dict[float, list[Portfolio]] = {}
     for each in portfolios:
         members.setdefault(min(weekly[name] for name in each.underlyings) if one_length else 0.0, []).append(each)
-    return [_group(prices, tuple(members[level])) for level in sorted(members)]
+    files = prices.digests | dict(inputs or {})
+    return [_group(prices, tuple(members[level]), files) for level in sorted(members)]
 
 
 def _levels(weekly: dict[str, float]) -> dict[str, float]:
@@ -53,10 +57,10 @@ def _levels(weekly: dict[str, float]) -> dict[str, float]:
     return levels
 
 
-def _group(prices: Prices, portfolios: tuple[Portfolio, ...]) -> CalendarGroup:
+def _group(prices: Prices, portfolios: tuple[Portfolio, ...], inputs: dict[str, str]) -> CalendarGroup:
     held = sorted({name for each in portfolios for name in each.underlyings})
     panel = panel_of(prices, held)
     given = dict(prices.rows.group_by("underlying").len().iter_rows())
     kept = {name: int((~np.isnan(panel.prices[:, panel.names.index(name)])).sum()) for name in held}
     between = {name: given[name] - kept[name] for name in held if given[name] > kept[name]}
-    return CalendarGroup(panel, portfolios, between)
+    return CalendarGroup(panel, portfolios, between, inputs)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from platform import python_version
 from time import perf_counter
@@ -46,15 +46,15 @@ def read_groups(
     cannot be read.
     """
     prices = read_prices(history, absolute=absolute)
-    digests = dict(prices.digests)
+    inputs = {}
     if portfolios is None:
         chosen = venue_portfolios(prices.names, forwards=prices.forwards, seed=seed)
     elif isinstance(portfolios, list | tuple) and all(isinstance(each, Portfolio) for each in portfolios):
         chosen = [each for each in portfolios if isinstance(each, Portfolio)]
     else:
         chosen = read_portfolios(portfolios, prices.names)
-        digests |= {part.name: part.digest for part in read_parts(portfolios, "portfolios")}
-    return calendar_groups(replace(prices, digests=digests), chosen)
+        inputs = {part.name: part.digest for part in read_parts(portfolios, "portfolios")}
+    return calendar_groups(prices, chosen, inputs)
 
 
 def backtest(
@@ -86,14 +86,13 @@ def backtest(
         "es_floored": floored,
         "settings": {**_settings(models, tail, seed), "first": dates[0], "last": dates[1]},
     }
-    panel = groups[0].panel
     manifest = {
         "versions": {name: version(name) for name in ("marginax", "jax", "numpy", "polars")}
         | {"python": python_version()},
         "device": jax.local_devices()[0].device_kind,
-        "inputs": panel.digests,
+        "inputs": dict(groups[0].inputs),
         "calendars": [_calendar(group) for group in groups],
-        "underlyings": list(panel.names),
+        "underlyings": list(groups[0].panel.names),
         "portfolios": sum(len(group.portfolios) for group in groups),
         "settings": judgement["settings"],
         "configuration": {name: model.settings.model_dump(mode="json") for name, model in models.items()},

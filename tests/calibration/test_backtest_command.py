@@ -115,14 +115,14 @@ def test_portfolios_that_begin_late_are_named_with_the_reason(inputs: Path, tmp_
     written = judgement(tmp_path / "j.json")
     late = written["late_or_short"]
     assert set(late) == {"long last", "last and BTC", "all but one"}
-    assert late["long last"]["reason"] == "NEW begins on 2021-07-20"
+    assert late["long last"]["reason"] == "NEW begins on 2021-07-20, and the models need 250 returns"
     assert late["long last"]["first"] == f"{DAYS[451]:%Y-%m-%d}"
     assert late["long last"]["days"] == 90
     assert written["left_out"] == {}
     assert run(flags(inputs, "--to", "2022-01-31", "--json", str(tmp_path / "k.json"), models="ewma")) == Exit.SUCCESS
     out = judgement(tmp_path / "k.json")["left_out"]
     assert set(out) == set(late)
-    assert "--from and --to leave no loss" in out["long last"]
+    assert "none on the dates asked for" in out["long last"]
 
 
 def test_the_verdict_has_a_line_for_each_model(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +211,7 @@ def test_a_model_for_another_horizon_is_refused() -> None:
         (["--models", ","], "names no model"),
         (["--from", "yesterday"], "--from"),
         (["--from", "2022-05-01", "--to", "2022-04-01"], "--to"),
-        (["--from", "2030-01-01", "--to", "2030-02-01"], "leave no loss between"),
+        (["--from", "2030-01-01", "--to", "2030-02-01"], "none on the dates asked for"),
         (["--absolute", "XRP"], "'XRP' is no underlying"),
         (["--tail", "0"], "--tail"),
         (["--tail", "0.9"], "--tail"),

@@ -126,7 +126,7 @@ def test_the_life_of_a_portfolio_says_why_it_is_short() -> None:
     ends = f"LUNA ends on {DAYS[402]:%Y-%m-%d}"
     assert reasons == {name: ends if "last" in name or name == "all but one" else "" for name in reasons}
     begins = dict(zip(held(), (life.reason for life in usual().lives), strict=True))
-    assert begins["long last"] == f"NEW begins on {DAYS[LISTED]:%Y-%m-%d}"
+    assert begins["long last"] == f"NEW begins on {DAYS[LISTED]:%Y-%m-%d}, and the models need 250 returns"
     assert begins["basket"] == ""
 
 
@@ -144,7 +144,7 @@ def test_a_leg_that_never_gets_there_leaves_its_portfolios_out_with_the_reason()
     answer = played(panel(closes), quick())
     out = {name for name, life in zip(held(), answer.lives, strict=True) if not life.rows}
     assert out == {"long last", "last and BTC", "all but one"}
-    assert answer.lives[-1].reason == "140 returns of NEW with the other legs, and the models need 250 and one more"
+    assert answer.lives[-1].reason == "NEW has 141 prices with the other legs, and the models need 252"
     assert set(answer.daily["portfolio"]) == set(held()) - out
 
 
@@ -192,6 +192,18 @@ def test_an_option_on_what_never_moved_is_left_out_and_the_reason_names_its_vola
     closes[:, 3] = 5.0
     with pytest.raises(mx.BadInput, match="DDD never moved"):
         replay({"static": baselines()["static"]}, panel(closes), long("DDD", "call"), streams=1)
+
+
+def test_options_on_a_calm_price_are_there_on_the_day_it_is_calm_no_more() -> None:
+    """A peg of a hundredth of a per cent a day has a volatility of its own below the least one."""
+    closes, rng = prices().copy(), np.random.default_rng(5)
+    closes[:, 3] = np.exp(np.cumsum(rng.standard_normal(BARS) * 1e-4))
+    closes[400:, 3] *= 0.9
+    answer = replay(quick(), panel(closes), long("DDD", "put"), streams=1)
+    assert answer.daily["date"].min() == DAYS[LEAST + 1].date()
+    assert answer.daily.filter(pl.col("date") == DAYS[400].date())["loss"].to_list() == pytest.approx(
+        [-0.1] * 3, abs=0.01
+    )
 
 
 # --- Times -----------------------------------------------------------------------------------------------------------
@@ -273,7 +285,12 @@ def test_a_price_at_or_below_zero_asks_for_the_flag_that_lets_it_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bars", "told"), [(1, "needs two"), (200, "199 returns of AAA"), (251, "the models need 250 and one more")]
+    ("bars", "told"),
+    [
+        (1, "needs two"),
+        (200, "AAA has 200 prices, and the models need 252"),
+        (251, "AAA has 251 prices, and the models need 252"),
+    ],
 )
 def test_a_history_that_is_too_short_says_what_is_needed(bars: int, told: str) -> None:
     with pytest.raises(mx.BadInput, match=told) as caught:
@@ -283,7 +300,7 @@ def test_a_history_that_is_too_short_says_what_is_needed(bars: int, told: str) -
 
 def test_dates_outside_the_history_are_refused() -> None:
     for when in ({"first_time": np.datetime64("2030-01-01")}, {"last_time": np.datetime64("2020-01-01")}):
-        with pytest.raises(mx.BadInput, match="leave no loss between"):
+        with pytest.raises(mx.BadInput, match="none on the dates asked for"):
             replay(quick(), panel(prices()[:300, :2], ("AAA", "BTC")), long("AAA"), streams=1, **when)
 
 
