@@ -88,7 +88,7 @@ def _notes(judgement: dict[str, Any], best: str) -> Iterator[str]:
     if floored:
         counts = ", ".join(f"{model} {count:,}" for model, count in floored.items())
         yield (
-            f"Rows whose ES is the floor of {settings['least_es']:g} (hedged books, short options on calm prices), where "
+            f"Rows whose ES is the floor of {settings['least_es']:g} (hedged books, options on calm prices), where "
             f"FZ0 is near -14, millions on a breach, and outweighs others: {counts}."
         )
     if judgement["between_bars"]:
