@@ -229,7 +229,7 @@ def test_a_model_for_another_horizon_is_refused() -> None:
         (["--portfolios", "{wrong}", "--json", "{wrong}"], "is an input"),
         (["--params", "{params}", "--daily", "{params}"], "is an input"),
         (["--daily", "{both}", "--json", "{here}/../{name}/one"], "two results"),
-        (["--params", "{params}", "--out", "{here}"], "holds the input params.json"),
+        (["--params", "{judged}", "--out", "{here}"], "holds the input judgement.json"),
         (["--daily", "{both}", "--json", "{both}"], "two results"),
         (["--out", "{torn}"], "torn.json"),
         (["--portfolios", "{wrong}"], "'XRP' is no underlying"),
@@ -241,10 +241,11 @@ def test_bad_flags_are_told_and_nothing_is_written(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
 ) -> None:
     (tmp_path / "params.json").write_text('{"model": "fhs", "settings": {}}')
+    (tmp_path / "judgement.json").write_text('{"model": "fhs", "settings": {}}')
     (tmp_path / "torn.json").write_text("{")
     (tmp_path / "wrong.csv").write_text("portfolio,underlying,weight\na,XRP,1\n")
-    files = {name: str(tmp_path / file) for name, file in
-             {"params": "params.json", "torn": "torn.json", "wrong": "wrong.csv", "both": "one"}.items()}  # fmt: skip
+    names = {"params": "params.json", "judged": "judgement.json", "torn": "torn.json", "wrong": "wrong.csv"}
+    files = {name: str(tmp_path / file) for name, file in {**names, "both": "one"}.items()}
     files |= {"here": str(tmp_path), "name": tmp_path.name}
     before = sorted(tmp_path.iterdir())
     paths = {"--out": "out", "--daily": "d.parquet", "--json": "j.json"}

@@ -50,7 +50,9 @@ def check_outputs(files: Sequence[Path | None], out: Path | None, inputs: Sequen
         nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise BadInput([Problem(str(out), None, None, "cannot be a folder", "Name another for the results")])
+        from marginax.tables.results import result_names
+
         for path in sorted(read):
-            if path.parent == out.resolve():
-                remedy = "Name another folder for the results, which replace those of an earlier run"
-                raise BadInput([Problem(str(out), None, None, f"holds the input {path.name}", remedy)])
+            if path.parent == out.resolve() and path.name in result_names():
+                what = f"holds the input {path.name}, and results go by that name"
+                raise BadInput([Problem(str(out), None, None, what, "Name another folder for the results")])

@@ -70,11 +70,16 @@ def write_tables(
     return folder
 
 
+def result_names() -> set[str]:
+    """The names of all files that a command writes into its folder of results, and takes away before it does."""
+    return {*(f"{table}.parquet" for table in TABLES), *DOCUMENTS, MANIFEST}
+
+
 def clear_results(directory: str | Path) -> None:
     """Take away the results of an earlier run, the manifest first; what else lies in the folder stays."""
     folder = Path(directory)
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name in (*(f"{table}.parquet" for table in TABLES), *DOCUMENTS):
+    for name in result_names() - {MANIFEST}:
         (folder / name).unlink(missing_ok=True)
 
 
