@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float64
+from jaxtyping import Array, Float, Float64
 
 from marginax.engine.compilation import WIDE_VECTORS
 from marginax.engine.devices import run_streams, stream_devices
@@ -20,14 +20,15 @@ from marginax.problems import BadInput
 from marginax_calibration.lives import Life
 from marginax_calibration.panel import bars_a_year
 from marginax_calibration.portfolios import Portfolio
-from marginax_calibration.unit_market import Legs, UnitMarket, fitted_rows
+from marginax_calibration.unit_market import Legs, UnitMarket
 from marginax_calibration.walk_forward import Schedule
 
 # Bars of one compiled call: enough that a call costs little beside its work, few enough that padding the last does too.
 CHUNK = 64
-# Series of one compiled call that fits, and most refits in it: fewer leave the vectors empty, more wait for the slowest
-# of them. What is padded is searched too.
-SERIES, REFITS = 512, 16
+# Series of one compiled call that estimates: fewer leave the vectors empty, more wait for the slowest of them.
+SERIES = 512
+# Refits of one call that collects samples.
+REFITS = 8
 # Portfolios of up to so many legs share a tile, so that a single leg does not pay for a market maker's thirty.
 WIDTHS = (4, 32)
 
@@ -76,7 +77,7 @@ class ModelReplay:
         self._lookback = model.lookback(known)
         narrow = jax.tree.map(_narrowed, model)
         self._shared = _Shared(model, narrow, model.past(known), market)
-        self._tiles: dict[tuple[bool, tuple[int, ...]], Tile] = {}
+        self._tiles: dict[tuple[int, ...], Tile] = {}
         self._draws: dict[int, Any] = {}
         self._check_least_window()
 
@@ -142,17 +143,32 @@ class ModelReplay:
 
     def _fitted(self) -> list[Any] | None:
         """What the model estimates for each portfolio, leaves by refit; None where it estimates nothing."""
-        if type(self._model).fit is MarginModel.fit:
+        if type(self._model).estimate is MarginModel.estimate:
             return None
-        found: list[list[Any]] = [[] for _ in self._portfolios]
-        for work, answers in self._stream(self._refits(together=True), _fits):
-            kept = jax.tree.map(lambda leaf, work=work: leaf[: len(work.bars)], answers[0])
-            for k, member in enumerate(work.parts[0]):
-                found[member].append(jax.tree.map(lambda leaf, k=k: leaf[:, k], kept))
-        return [jax.tree.map(lambda *each: np.concatenate(each), *rows) if rows else None for rows in found]
+        samples: list[list[np.ndarray]] = [[] for _ in self._portfolios]
+        for work, answers in self._stream(self._refits(most=REFITS), _samples):
+            for part, answer in zip(work.parts, answers, strict=True):
+                for k, member in enumerate(part):
+                    samples[member].append(answer[: len(work.bars), k])
+        found = self._estimated(np.concatenate([each for sample in samples for each in sample]))
+        ends = np.cumsum([0, *(sum(len(each) for each in sample) for sample in samples)])
+        return [jax.tree.map(lambda leaf, of=slice(*of): leaf[of], found) for of in pairwise(ends)]
 
-    def _refits(self, *, together: bool = False) -> list[_Work]:
-        """Calls for the refits of each group of portfolios that begin together: one each, or several in one tile."""
+    def _estimated(self, series: Float[np.ndarray, "series observations"]) -> Any:
+        """Estimates of all series, leaves by series, SERIES of them in each compiled call."""
+
+        def serve(stream: int, rows: np.ndarray) -> Any:
+            with jax.enable_x64(True), jax.default_device(self._devices[stream]):
+                padding = np.full((SERIES - len(rows), rows.shape[1]), np.nan, rows.dtype)
+                found = _estimates(self._shared.narrow, np.concatenate([rows, padding]))
+                return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], found)
+
+        pieces = [series[k : k + SERIES] for k in range(0, len(series), SERIES)]
+        parts = [found for _, found in run_streams(serve, pieces, len(self._devices))]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def _refits(self, *, most: int = 1) -> list[_Work]:
+        """Calls for the refits of each group of portfolios that begin together, `most` of them in each."""
         groups: dict[tuple[int, int], list[int]] = {}
         for k, life in enumerate(self._lives):
             if life.rows:
@@ -160,9 +176,8 @@ class ModelReplay:
         works = []
         for (start, anchor), members in groups.items():
             bars = self._schedule.refits(anchor, max(self._lives[k].end for k in members)) - self._schedule.gap
-            parts, size = ((tuple(members),), _refits_of(len(members))) if together else (self._split(members), 1)
-            pieces = [bars[k : k + size] for k in range(0, len(bars), size)]
-            works += [_Work(parts, piece, start, number) for number, piece in enumerate(pieces)]
+            pieces = [bars[k : k + most] for k in range(0, len(bars), most)]
+            works += [_Work(self._split(members), piece, start, number) for number, piece in enumerate(pieces)]
         return works
 
     def _daily(self) -> list[_Work]:
@@ -197,15 +212,13 @@ class ModelReplay:
             by_width.setdefault(width, []).append(k)
         return tuple(tuple(by_width[width]) for width in sorted(by_width))
 
-    def _tile(self, members: tuple[int, ...], *, to_fit: bool = False) -> Tile:
-        key = (to_fit, members)
-        if key not in self._tiles:
+    def _tile(self, members: tuple[int, ...]) -> Tile:
+        if members not in self._tiles:
             chosen = [self._portfolios[k] for k in members]
-            widest = WIDTHS[-1] if to_fit else max(len(each.legs) for each in chosen)
+            widest = max(len(each.legs) for each in chosen)
             least = next((width for width in WIDTHS if widest <= width), WIDTHS[-1])
-            tile = self._legs.tile(chosen, least_width=least, few=to_fit)
-            self._tiles[key] = jax.tree.map(_narrowed, tile)
-        return self._tiles[key]
+            self._tiles[members] = jax.tree.map(_narrowed, self._legs.tile(chosen, least_width=least))
+        return self._tiles[members]
 
     def _drawn(self, number: int) -> Any:
         """The draws that hold in a stretch of bars: one for all unless the model fits their laws."""
@@ -230,13 +243,13 @@ class ModelReplay:
 
         def serve(stream: int, work: _Work) -> Any:
             with jax.enable_x64(True), jax.default_device(self._devices[stream]):
-                fits = call is _fits
-                size = CHUNK if laws is not None else _refits_of(len(work.parts[0])) if fits else len(work.bars)
+                size = REFITS if call is _samples else CHUNK
                 bars = np.concatenate([work.bars, np.repeat(work.bars[-1:], size - len(work.bars))])
                 fitted = tuple(None if laws is None else laws(part, bars) for part in work.parts)
-                tiles = tuple(self._tile(part, to_fit=fits) for part in work.parts)
+                tiles = tuple(self._tile(part) for part in work.parts)
                 draws = self._drawn(work.number if redrawn else 0)
-                answer = call(self._shared, tiles, draws, bars, np.asarray(work.first), fitted)
+                stretch = bars, np.asarray(len(work.bars)), np.asarray(work.first)
+                answer = call(self._shared, tiles, draws, stretch, fitted)
                 return jax.tree.map(np.asarray, answer)
 
         return run_streams(serve, works, len(self._devices))
@@ -244,47 +257,57 @@ class ModelReplay:
 
 @partial(jax.jit, compiler_options=WIDE_VECTORS)
 def _margins(
-    shared: _Shared,
-    tiles: tuple[Tile, ...],
-    draws: Any,
-    bars: Any,
-    first: Any,
-    fitted: tuple[Any, ...],
+    shared: _Shared, tiles: tuple[Tile, ...], draws: Any, stretch: tuple[Array, ...], fitted: tuple[Any, ...]
 ) -> tuple[Array, ...]:
     """var, es and charged of each tile: bars x accounts x 3."""
 
-    def one(each: tuple[Any, Any]) -> tuple[Array, ...]:
-        bar, laws = each
-        prepared = _prepared(shared, draws, bar, first)
-        answers = []
-        for tile, law in zip(tiles, laws, strict=True):
-            margin, _ = shared.narrow.fitted_margin(prepared, tile, law)
-            charged = jnp.maximum(sum(margin.parts.values, jnp.zeros_like(margin.var)), 0)
-            answers.append(jnp.stack([margin.var, margin.expected_shortfall, charged], axis=1))
-        return tuple(answers)
+    def one(prepared: Any, tile: Tile, law: Any) -> Array:
+        margin, _ = shared.narrow.fitted_margin(prepared, tile, law)
+        charged = jnp.maximum(sum(margin.parts.values, jnp.zeros_like(margin.var)), 0)
+        return jnp.stack([margin.var, margin.expected_shortfall, charged], axis=1)
 
-    return lax.map(one, (jnp.asarray(bars), fitted))
+    return _by_bar(one, shared, tiles, draws, stretch, fitted)
 
 
 @partial(jax.jit, compiler_options=WIDE_VECTORS)
-def _fits(
+def _samples(
+    shared: _Shared, tiles: tuple[Tile, ...], draws: Any, stretch: tuple[Array, ...], fitted: tuple[Any, ...]
+) -> tuple[Array, ...]:
+    """What the model estimates from, of each tile: bars x accounts x observations."""
+
+    def one(prepared: Any, tile: Tile, law: Any) -> Array:
+        return shared.narrow.sample(prepared, tile)
+
+    return _by_bar(one, shared, tiles, draws, stretch, fitted)
+
+
+@jax.jit
+def _estimates(model: MarginModel, series: Array) -> Any:
+    return model.estimate(series)
+
+
+def _by_bar(
+    one: Callable[[Any, Tile, Any], Array],
     shared: _Shared,
     tiles: tuple[Tile, ...],
     draws: Any,
-    bars: Any,
-    first: Any,
+    stretch: tuple[Array, ...],
     fitted: tuple[Any, ...],
-) -> tuple[Any, ...]:
-    """What the model estimates for the accounts of each tile, leaves bars x accounts.
+) -> tuple[Array, ...]:
+    """An answer for each tile at each bar; zero at the bars beyond the count, which pad the stretch to one shape."""
+    bars, count, first = stretch
 
-    All bars at once: a search over many series takes little longer than one over a few.
-    """
+    def at(k: Any) -> tuple[Array, ...]:
+        prepared = _prepared(shared, draws, bars[k], first)
+        laws = jax.tree.map(lambda leaf: leaf[k], fitted)
+        return tuple(one(prepared, tile, law) for tile, law in zip(tiles, laws, strict=True))
 
-    def one(bar: Array) -> tuple[Any, ...]:
-        prepared = _prepared(shared, draws, bar, first)
-        return tuple(shared.narrow.fit(prepared, tile) for tile in tiles)
+    def step(k: Array, answers: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(answer.at[k].set(new) for answer, new in zip(answers, at(k), strict=True))
 
-    return jax.vmap(one)(jnp.asarray(bars))
+    shapes = jax.eval_shape(at, 0)
+    empty = tuple(jnp.zeros((len(bars), *each.shape), each.dtype) for each in shapes)
+    return lax.fori_loop(0, count, step, empty)
 
 
 def _prepared(shared: _Shared, draws: Any, bar: Any, first: Any) -> Any:
@@ -294,11 +317,6 @@ def _prepared(shared: _Shared, draws: Any, bar: Any, first: Any) -> Any:
     return jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, prepared
     )
-
-
-def _refits_of(portfolios: int) -> int:
-    """Refits of so many portfolios in one call, a power of two."""
-    return min(REFITS, 1 << (max(1, SERIES // fitted_rows(portfolios)).bit_length() - 1))
 
 
 def _narrowed(leaf: Any) -> np.ndarray:

@@ -27,11 +27,6 @@ from marginax_kernels import bachelier, black76
 ROWS = 64
 
 
-def fitted_rows(portfolios: int) -> int:
-    """Rows of a tile to fit, each number compiled once: a power of two from 8 to 64, a multiple of 32 above."""
-    return max(8, 1 << (portfolios - 1).bit_length()) if portfolios <= ROWS else -(-portfolios // 32) * 32
-
-
 class UnitMarket(eqx.Module):
     """Instruments without what changes from bar to bar, and by bar what does."""
 
@@ -84,17 +79,16 @@ class Legs:
         """Underlyings that options are held on."""
         return tuple(dict.fromkeys(leg.underlying for leg in self.legs if leg.option))
 
-    def tile(self, portfolios: Sequence[Portfolio], *, least_width: int = 2, few: bool = False) -> Tile:
+    def tile(self, portfolios: Sequence[Portfolio], *, least_width: int = 2) -> Tile:
         """Portfolios as rows of a tile, padded to a multiple of 64 rows and a power of two of positions.
 
-        `least_width`, a power of two itself, keeps the shapes few: each is compiled. With `few` there are no more than
-        `fitted_rows`, which `fit` takes and `margin` does not.
+        `least_width`, a power of two itself, keeps the shapes few: each is compiled.
         """
         row = {(leg.underlying, leg.option, leg.deviations, leg.days): k for k, leg in enumerate(self.legs)}
         zero = len(self.legs) + self.assets
         widest = max(len(each.legs) for each in portfolios)
         width = max(least_width, 1 << (widest - 1).bit_length())
-        rows = fitted_rows(len(portfolios)) if few else -(-len(portfolios) // ROWS) * ROWS
+        rows = -(-len(portfolios) // ROWS) * ROWS
         columns, weights = np.full((rows, width), zero, np.int32), np.zeros((rows, width))
         for k, each in enumerate(portfolios):
             held = sorted((row[leg.underlying, leg.option, leg.deviations, leg.days], leg.weight) for leg in each.legs)

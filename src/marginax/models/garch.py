@@ -37,10 +37,14 @@ class Garch(ScenarioModel):
     The fit needs float64. Gradient: none through the fit; exact in the scenarios where `fitted` is given.
     """
 
-    def fit(self, prepared: ScenarioPrepared, tile: Tile) -> Fitted:
-        """The most likely parameters of the joint P&L of each account."""
+    def sample(self, prepared: ScenarioPrepared, tile: Tile) -> Float[Array, "accounts bars"]:
+        """The joint P&L of each account, bar by bar."""
         _, joint = tile_losses(prepared, tile)
-        return _fit(_in_order(joint, prepared.weights))
+        return _in_order(joint, prepared.weights)
+
+    def estimate(self, sample: Float[Array, "series bars"]) -> Fitted:
+        """The most likely parameters of each series."""
+        return _fit(sample)
 
     def charges(self, prepared: ScenarioPrepared, tile: Tile, positions: Array, joint: Array, fitted: Any) -> Charges:
         """Multiples of the volatility that is forecast."""

@@ -158,12 +158,17 @@ class MarginModel(eqx.Module):
         """
         raise NotImplementedError(f"`{self.name}` cannot be replayed. Give it `lookback`, `past` and `before`.")
 
-    def fit(self, prepared: Any, tile: Tile) -> Any:
-        """What is estimated for each account alone, and kept by a replay until the next refit; None for nothing."""
+    def sample(self, prepared: Any, tile: Tile) -> Float[Array, "accounts observations"]:
+        """What `estimate` is to look at, for each account of a tile."""
+        raise NotImplementedError(f"`{self.name}` estimates nothing.")
+
+    def estimate(self, sample: Float[Array, "series observations"]) -> Any:
+        """What is estimated for each account alone, leaves by series, and kept by a replay until the next refit; None
+        for nothing. NaN throughout is a series that is none."""
         return None
 
     def fitted_margin(self, prepared: Any, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:
-        """`margin` with what `fit` said of these accounts at an earlier bar."""
+        """`margin` with what `estimate` said of these accounts at an earlier bar."""
         return self.margin(prepared, tile)
 
     @abstractmethod
