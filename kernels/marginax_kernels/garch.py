@@ -74,7 +74,7 @@ def discounted_sum(values: Float[Array, "*batch bars"], decay: Float[Array, "*ba
     """Sum of decay^age x value, the last bar of age zero: where a linear recursion driven by `values` ends.
 
     Units: those of `values`. Neighbours are summed in pairs, then pairs of them, so that no power is taken but by
-    squaring: a twentieth of the time of the powers themselves. Gradient: exact in both.
+    squaring. Gradient: exact in both.
     """
     factor = decay[..., None]
     while values.shape[-1] > 1:

@@ -120,8 +120,8 @@ def test_filtered_history_answers_as_fast_as_its_filter_and_plain_history_much_l
 
 
 @cache
-def small(seed: int = 7) -> Impulse:
-    return impulse({"ewma": baselines()["ewma"]}, steps=[1.0, STEP], seeds=2, before=251, after=251, seed=seed)
+def small(seed: int = 7, first: float = 1.0) -> Impulse:
+    return impulse({"ewma": baselines()["ewma"]}, steps=[first, STEP], seeds=2, before=251, after=251, seed=seed)
 
 
 def test_the_same_draws_serve_every_step_and_the_first_bar_is_the_first_to_know() -> None:
@@ -156,14 +156,13 @@ WORDS = ["impulse", "--models", "ewma", "--steps", "1.5,2", "--seeds", "2", "--b
 def test_the_command_writes_figures_paths_and_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*WORDS, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "i.json")]) == Exit.SUCCESS
     written = json.loads((tmp_path / "i.json").read_text())
-    assert written["models"]["ewma"]["2"] == small().figures["ewma"]["2"]
+    answer = small(first=1.5)
+    assert written["models"] == answer.figures
     assert written["settings"]["seeds"] == 2
     names = ["impulse.json", "manifest.json", "responses.parquet"]
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == names
     assert json.loads((tmp_path / "out" / "impulse.json").read_text()) == written
-    assert (
-        pl.read_parquet(tmp_path / "out" / "responses.parquet").filter(step=2.0).equals(small().paths.filter(step=2.0))
-    )
+    assert pl.read_parquet(tmp_path / "out" / "responses.parquet").equals(answer.paths)
     assert "half-life" in capsys.readouterr().out
 
 

@@ -237,6 +237,18 @@ def test_a_shortfall_below_its_value_at_risk_is_the_models_own_mistake() -> None
         replay({"wrong": wrong}, usual_panel(), long("BTC"))
 
 
+class Unreplayed(ExpectedShortfall):
+    """A model of somebody's own that knows one day only."""
+
+    lookback = mx.MarginModel.lookback
+
+
+def test_a_model_that_cannot_be_replayed_says_what_it_lacks() -> None:
+    own = Unreplayed.from_config(baselines()["hs"].settings, name="own")
+    with pytest.raises(mx.BadInput, match=r"`own` cannot be replayed.*`lookback`, `past` and `before`"):
+        replay({"own": own}, usual_panel(), long("BTC"))
+
+
 def test_a_replay_of_nothing_is_refused() -> None:
     for models, portfolios in (({}, long("BTC")), (quick(), [])):
         with pytest.raises(ValueError, match="a replay needs a model and a portfolio"):

@@ -18,6 +18,7 @@ from marginax.history import FactorHistory
 from marginax.instruments import Instruments
 from marginax.known import KnownHistory
 from marginax.market import Market
+from marginax.problems import BadInput, Problem
 from marginax.scenarios.sets import ScenarioSet
 
 
@@ -145,22 +146,22 @@ class MarginModel(eqx.Module):
 
     def lookback(self, known: KnownHistory) -> int:
         """Returns that `prepare` looks back on, the same number at every bar of a replay."""
-        raise NotImplementedError(f"`{self.name}` cannot be replayed. Give it `lookback`, `past` and `before`.")
+        raise self._no_replay()
 
     def past(self, known: KnownHistory) -> Any:
         """Everything that `before` needs, computed once over a whole history."""
-        raise NotImplementedError(f"`{self.name}` cannot be replayed. Give it `lookback`, `past` and `before`.")
+        raise self._no_replay()
 
     def before(self, past: Any, bar: Any, first: Any) -> Any:
         """The state at the close of a bar, as `observe` would have it then of a history that begins at `first`.
 
         Traceable, of one shape for all bars, and blind to what came later.
         """
-        raise NotImplementedError(f"`{self.name}` cannot be replayed. Give it `lookback`, `past` and `before`.")
+        raise self._no_replay()
 
     def sample(self, prepared: Any, tile: Tile) -> Float[Array, "accounts observations"]:
         """What `estimate` is to look at, for each account of a tile."""
-        raise NotImplementedError(f"`{self.name}` estimates nothing.")
+        raise self._no_replay()
 
     def estimate(self, sample: Float[Array, "series observations"]) -> Any:
         """What is estimated for each account alone, leaves by series, and kept by a replay until the next refit; None
@@ -170,6 +171,10 @@ class MarginModel(eqx.Module):
     def fitted_margin(self, prepared: Any, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:
         """`margin` with what `estimate` said of these accounts at an earlier bar."""
         return self.margin(prepared, tile)
+
+    def _no_replay(self) -> BadInput:
+        remedy = "Give it `lookback`, `past` and `before`, and `sample` where it has `estimate`"
+        return BadInput([Problem("configuration", "model", None, f"`{self.name}` cannot be replayed", remedy)])
 
     @abstractmethod
     def labels(self, history: FactorHistory) -> tuple[str, ...]:
