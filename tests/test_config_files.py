@@ -15,7 +15,8 @@ from marginax.problems import BadInput
 from marginax.sections import Risk, Run, Scenarios, StressWindow
 
 SECTIONS = [
-    "run", "risk", "scenarios", "proxy", "basis", "volatility", "options", "monte_carlo", "collateral", "replay",
+    "run", "risk", "scenarios", "filter", "classes", "correlation", "pegs", "proxy", "basis", "volatility", "options",
+    "monte_carlo", "collateral", "stress_period", "dependence", "correlation_break", "procyclicality", "replay",
     "engine",
 ]  # fmt: skip
 # Tables of their own, which the template shows as comments.

@@ -325,6 +325,8 @@ def test_the_other_numbers_of_a_source_have_slopes_too(double: None, leaf: str) 
 
 def _home(model: ExpectedShortfall, leaf: str) -> Any:
     """The part of a scenario source that keeps this number."""
+    if leaf == "half_life_days":
+        return model.source.volatility.model
     return model.source.main if leaf.startswith("age") else model.source.volatility
 
 

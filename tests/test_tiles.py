@@ -318,7 +318,7 @@ def test_a_broken_row_is_a_broken_account_and_no_other() -> None:
         np.testing.assert_array_equal(np.isnan(losses).any(axis=1), (tile.instruments == 7).any(axis=1))
 
 
-def test_runs_are_the_groups_of_two_or_more_positions_in_one_underlying() -> None:
+def test_runs_are_the_groups_of_two_or_more_entries_in_one_underlying() -> None:
     exposures = exposed()
     for part, tile in tiles(exposures):
         wanted = []
@@ -326,13 +326,21 @@ def test_runs_are_the_groups_of_two_or_more_positions_in_one_underlying() -> Non
             first = exposures.positions.starts[account]
             coins = [int(exposures.instruments.underlying[exposures.positions.columns[first + i]])
                      for i in range(exposures.positions.counts[account])]  # fmt: skip
-            groups = [(coins.index(coin), coins.count(coin), k) for coin in sorted(set(coins))]
-            wanted += [run for run in groups if run[1] > 1]
+            start = exposures.collateral.starts[account]
+            owned = exposures.collateral.columns[start : start + exposures.collateral.counts[account]]
+            assets = [int(exposures.groups[row]) for row in owned]
+            groups = [
+                (coins.index(coin), coins.count(coin), k, assets.index(coin) if coin in assets else -1)
+                for coin in sorted(set(coins))
+            ]
+            wanted += [run for run in groups if run[1] > 1 or run[3] >= 0]
         real = tile.runs.length > 0
-        told = np.stack([tile.runs.start, tile.runs.length, tile.runs.owner])[:, real].T
+        columns = (tile.runs.start, tile.runs.length, tile.runs.owner, tile.runs.asset)
+        told = np.stack(columns)[:, real].T
         assert [tuple(run) for run in told.tolist()] == wanted
         assert real[: len(wanted)].all()
-        assert len(tile.runs.length) == part.rows * part.width // 2
+        most = min(part.width, (part.width + part.collateral_width) // 2)
+        assert len(tile.runs.length) == part.rows * most
 
 
 def test_an_empty_book_has_no_margins_and_breaks_nothing() -> None:

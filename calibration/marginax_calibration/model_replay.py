@@ -18,7 +18,6 @@ from marginax.known import KnownHistory
 from marginax.models import MarginModel, Tile
 from marginax.problems import BadInput
 from marginax_calibration.lives import Life
-from marginax_calibration.panel import bars_a_year
 from marginax_calibration.portfolios import Portfolio
 from marginax_calibration.unit_market import Legs, UnitMarket
 from marginax_calibration.walk_forward import Schedule
@@ -202,7 +201,7 @@ class ModelReplay:
 
     def _redraw(self) -> int:
         """Bars between draws of a model whose laws are fitted: those of its refits, or a year."""
-        return self._schedule.every or max(1, round(bars_a_year(self._known.history.grid)))
+        return self._schedule.every or max(1, round(self._known.history.grid.bars_per_year))
 
     def _split(self, members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Portfolios of about as many legs together, in the widths of WIDTHS."""

@@ -100,11 +100,6 @@ def panel_of(prices: Prices, held: Sequence[str] | None = None) -> Panel:
     return Panel(grid, names, table, volatility, shocked, prices.digests)
 
 
-def bars_a_year(grid: Grid) -> float:
-    """Bars of a calendar year, by the habit of the grid."""
-    return DAYS_A_YEAR / 7 * grid.bars_per_week
-
-
 def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:
     """Volatility of a year by the EWMA at the close of each bar, times the mark-up; of price units where absolute.
 
@@ -119,7 +114,7 @@ def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:
     variance = np.concatenate([np.asarray(path), np.asarray(final)[None]])
     least = Scenarios().minimum_volatility / np.sqrt(grid.bars_per_day)
     unit = np.where(absolute, np.maximum.accumulate(np.abs(np.nan_to_num(prices))), 1.0)
-    yearly = np.sqrt(bars_a_year(grid))
+    yearly = np.sqrt(grid.bars_per_year)
     return MARK_UP * yearly * np.sqrt(variance + (least * unit) ** 2)
 
 

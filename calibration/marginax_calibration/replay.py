@@ -110,6 +110,7 @@ def _known(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarray]
         absolute=panel.absolute,
         scenarios=settings.scenarios,
         proxy=settings.proxy,
+        classes=settings.classes,
     )
 
 

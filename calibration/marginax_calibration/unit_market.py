@@ -7,7 +7,6 @@ shocked absolutely its price is its own, and a unit is one over the price level.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -18,7 +17,8 @@ from jaxtyping import Array, Float, Float64, Int
 from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.instruments import OWNED
 from marginax.known import KnownHistory
-from marginax.models.protocol import Runs, Tile
+from marginax.models.protocol import Tile
+from marginax.models.runs import find_runs
 from marginax.options import DAYS_A_YEAR, OptionArrays
 from marginax_calibration.panel import Panel, carried
 from marginax_calibration.portfolios import Leg, Portfolio
@@ -95,21 +95,9 @@ class Legs:
             columns[k, : len(held)] = [place for place, _ in held]
             weights[k, : len(held)] = [weight for _, weight in held]
         none = np.zeros((rows, 0))
-        return Tile(columns, weights, none.astype(np.int32), none, np.zeros(rows), self._runs(columns))
-
-    def _runs(self, columns: np.ndarray) -> Runs:
-        """Groups of positions in one underlying, row by row."""
-        found = []
-        owner = np.append(self.underlying, [-1] * (self.assets + 1))
-        for k, line in enumerate(columns):
-            groups = owner[line]
-            edges = [0, *(np.flatnonzero(np.diff(groups)) + 1), len(groups)]
-            for begin, end in pairwise(edges):
-                if end - begin > 1 and groups[begin] >= 0:
-                    found.append((begin, end - begin, k))
-        table = np.zeros((3, columns.size // 2), np.int32)
-        table[:, : len(found)] = np.array(found, np.int32).reshape(-1, 3).T
-        return Runs(*table)
+        assets = none.astype(np.int32)
+        groups = np.concatenate([self.underlying, np.arange(self.assets), [-1]])
+        return Tile(columns, weights, assets, none, np.zeros(rows), find_runs(columns, assets, groups))
 
 
 def unit_market(panel: Panel, legs: Legs, known: KnownHistory) -> UnitMarket:

@@ -12,7 +12,6 @@ from jaxtyping import Int64
 from marginax.calendars import Grid
 from marginax.config import Config
 from marginax.scenarios.filtering import horizon_bars
-from marginax_calibration.panel import bars_a_year
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Schedule:
     def of(cls, config: Config, grid: Grid) -> "Schedule":
         """The schedule of a configuration on a grid of bars."""
         settings = config.replay
-        yearly = round(settings.refit_years * bars_a_year(grid))
+        yearly = round(settings.refit_years * grid.bars_per_year)
         bars, _ = horizon_bars(config.risk.horizon_days, grid.bars_per_day)
         every = max(1, yearly) if settings.refit_years else settings.refit_bars
         return cls(every, bars - 1 + settings.embargo_bars)

@@ -3,6 +3,7 @@
 from marginax_kernels.aggregate import accumulate
 from marginax_kernels.black import Greeks, bachelier, black76, option_greeks
 from marginax_kernels.correlation import check_correlation, copula_freedom, ewma_correlation, principal_root
+from marginax_kernels.correlation_map import correlation_map
 from marginax_kernels.draws import (
     copula_draws,
     copula_shocks,
@@ -21,6 +22,7 @@ from marginax_kernels.garch import (
     student_quantile_and_shortfall,
     student_tail,
 )
+from marginax_kernels.har import har_push, har_ring, har_variance
 from marginax_kernels.implied import implied_deviation
 from marginax_kernels.marginals import (
     MarginalMap,
@@ -33,10 +35,12 @@ from marginax_kernels.marginals import (
     tail_probability,
 )
 from marginax_kernels.option_cube import reprice_bachelier, reprice_black76
+from marginax_kernels.procyclicality import buffered, limited
 from marginax_kernels.reprice import inverse_pnl, linear_pnl, price_change, spot_pnl
 from marginax_kernels.scoring import fissler_ziegel, pinball
 from marginax_kernels.settlement import effective_years, unfixed_share
 from marginax_kernels.smile import svi_density_factor, svi_total_variance
+from marginax_kernels.standalone import group_shortfalls, unit_shortfalls
 from marginax_kernels.tail import (
     exceedance_probability,
     expected_shortfall,
@@ -50,10 +54,12 @@ from marginax_kernels.tail import (
 from marginax_kernels.volatility import (
     ewma_update,
     ewma_variance,
+    faded,
     filtered_residuals,
     initial_variance,
     long_run_volatility,
     overlapping_sums,
+    squared_move,
     volatility,
 )
 
@@ -65,10 +71,12 @@ __all__ = [
     "apply_map",
     "bachelier",
     "black76",
+    "buffered",
     "check_correlation",
     "copula_draws",
     "copula_freedom",
     "copula_shocks",
+    "correlation_map",
     "discounted_sum",
     "effective_sample_size",
     "effective_years",
@@ -80,6 +88,7 @@ __all__ = [
     "expected_shortfall",
     "expected_shortfall_error",
     "expected_shortfall_scramble_error",
+    "faded",
     "filtered_residuals",
     "first_worst",
     "fissler_ziegel",
@@ -87,9 +96,14 @@ __all__ = [
     "garch_log_likelihood",
     "garch_update",
     "garch_variance",
+    "group_shortfalls",
+    "har_push",
+    "har_ring",
+    "har_variance",
     "implied_deviation",
     "initial_variance",
     "inverse_pnl",
+    "limited",
     "linear_pnl",
     "long_run_volatility",
     "marginal_map",
@@ -104,6 +118,7 @@ __all__ = [
     "shortfall_beyond",
     "sobol_uniforms",
     "spot_pnl",
+    "squared_move",
     "stretch_for",
     "stretched_mixing",
     "student_quantile_and_shortfall",
@@ -115,6 +130,7 @@ __all__ = [
     "tail_probability",
     "tail_weights",
     "unfixed_share",
+    "unit_shortfalls",
     "value_at_risk",
     "volatility",
 ]

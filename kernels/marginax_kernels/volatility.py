@@ -12,12 +12,34 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 
+def squared_move(
+    returns: Float[Array, "*factors"],
+    bars: Float[Array, "*factors"],
+    variance: Float[Array, "*factors"],
+    *,
+    bound: Float[ArrayLike, "*factors"] = jnp.inf,
+) -> Float[Array, "*factors"]:
+    """The squared return per bar of a return over `bars` bars, at most `bound`^2 variances; zero where it is missing.
+
+    One outlier doubles the volatility of an exponential filter and says little of the days to come: a bound keeps what
+    a single bar can do. A variance of zero bounds nothing.
+
+    Units: variance per bar; `bound` in volatilities. Gradient: exact, in the returns zero beyond the bound.
+    Source: Muler and Yohai (2008), bounded effects in GARCH filters.
+    """
+    known = ~jnp.isnan(returns)
+    square = jnp.where(known, jnp.where(known, returns, 0) ** 2 / bars, 0)
+    binds = (variance > 0) & jnp.isfinite(bound)
+    most = jnp.where(binds, jnp.where(jnp.isfinite(bound), bound, 1) ** 2 * variance, jnp.inf)
+    return jnp.minimum(square, most)
+
+
 def ewma_update(
     variance: Float[Array, "*factors"],
     returns: Float[Array, "*factors"],
     bars: Float[Array, "*factors"],
     *,
-    half_life: Float[ArrayLike, ""],
+    half_life: Float[ArrayLike, "*factors"],
 ) -> Float[Array, "*factors"]:
     """One step of the exponentially weighted variance: one return over `bars` bars.
 
@@ -26,10 +48,21 @@ def ewma_update(
 
     Gradient: exact in all inputs. Source: RiskMetrics Technical Document (1996), section 5.2.
     """
-    decay = jnp.exp2(-bars / half_life)
     known = ~jnp.isnan(returns)
-    squared = jnp.where(known, returns, 0) ** 2 / bars
-    return jnp.where(known, decay * variance + (1 - decay) * squared, variance)
+    square = squared_move(returns, bars, variance)
+    return jnp.where(known, faded(variance, square, bars, half_life=half_life), variance)
+
+
+def faded(
+    variance: Float[Array, "*factors"],
+    square: Float[Array, "*factors"],
+    bars: Float[Array, "*factors"],
+    *,
+    half_life: Float[ArrayLike, "*factors"],
+) -> Float[Array, "*factors"]:
+    """d v + (1 - d) s with d = 2^(-bars / half_life): an old variance and a new square. Gradient: exact."""
+    decay = jnp.exp2(-bars / half_life)
+    return decay * variance + (1 - decay) * square
 
 
 def ewma_variance(
@@ -88,8 +121,8 @@ def filtered_residuals(
     path: Float[Array, "bars factors"],
     long_run: Float[Array, " factors"],
     *,
-    least_share: Float[ArrayLike, ""],
-    cap: Float[ArrayLike, ""],
+    least_share: Float[ArrayLike, "*factors"],
+    cap: Float[ArrayLike, "*factors"],
 ) -> tuple[Float[Array, "bars factors"], Int[Array, " factors"]]:
     """Returns over the volatility of their day, and how many of each factor's were capped.
 

@@ -29,6 +29,11 @@ class Grid:
     bars_per_week: float
 
     @property
+    def bars_per_year(self) -> float:
+        """Bars of a year of 365 days: 365 of a day round the clock, 261 on business days."""
+        return 365 / 7 * self.bars_per_week
+
+    @property
     def days_per_trading_day(self) -> float:
         """Calendar days that pass in a trading day: 1 round the clock, 7 / 5 on business days."""
         return 7 * self.bars_per_day / self.bars_per_week

@@ -9,8 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from marginax.charge_sections import CorrelationBreak, Dependence, Procyclicality, StressPeriod
+from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.sections import (
     Basis,
@@ -55,15 +57,39 @@ class Config(Section):
     run: Run = Run()
     risk: Risk = Risk()
     scenarios: Scenarios = Scenarios()
+    filter: Filter = Filter()
+    classes: AssetClasses = AssetClasses()
+    correlation: Correlation = Correlation()
+    pegs: Pegs = Pegs()
     proxy: Proxy = Proxy()
     basis: Basis = Basis()
     volatility: Volatility = Volatility()
     options: Options = Options()
     monte_carlo: MonteCarlo = MonteCarlo()
     collateral: Collateral = Collateral()
+    stress_period: StressPeriod = StressPeriod()
+    dependence: Dependence = Dependence()
+    correlation_break: CorrelationBreak = CorrelationBreak()
+    procyclicality: Procyclicality = Procyclicality()
     replay: Replay = Replay()
     engine: Engine = Engine()
     parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _stationary_classes(self) -> "Config":
+        for word, own in self.classes.parameters.items():
+
+            def either(key: str, own: ClassParameters = own) -> float:
+                value = getattr(own, key)
+                return float(getattr(self.filter, key) if value is None else value)
+
+            try:
+                check_filter_weights(
+                    either("alpha"), either("beta"), [either(k) for k in ("daily", "weekly", "monthly")]
+                )
+            except ValueError as error:
+                raise ValueError(f"in the class `{word}` {error}") from None
+        return self
 
 
 def load_config(source: str | Path | None = None, *, preset: str | None = None) -> Config:

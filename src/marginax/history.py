@@ -7,6 +7,7 @@ absolutely; a basis moves by differences, an implied volatility by logs. `return
 bar at which a factor has no price, and the return after a gap spans it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from marginax.basis import basis_walks
 from marginax.calendars import DAY_MICROS, Grid, joint_grid, on_grid
 from marginax.instruments import Instruments
 from marginax.market import Market
+from marginax.market_sections import AssetClasses
 from marginax.problems import BadInput, Problem
 from marginax.sections import Basis, Proxy, Scenarios, Volatility
 from marginax.series import by_underlying, last_known, logs, returns_of, stamps
@@ -35,7 +37,8 @@ class FactorHistory:
     that knows nothing but its size, or that leans on its proxy with a residual of that size (`leaning`); `level` turns
     a shock into a relative move (1 for log shocks). `gap_*` is the return since the last bar and the bars it spans, NaN
     where nothing is missing. `settlements` are the underlyings and times that have a path to settlement,
-    `volatilities` counts the implied volatilities, which come last; the first `padding` rows are no bars.
+    `volatilities` counts the implied volatilities, which come last; the first `padding` rows are no bars. `classes` are
+    rows of parameters by asset class; what is no price has the last one, that of no class.
     """
 
     names: tuple[str, ...]
@@ -57,6 +60,7 @@ class FactorHistory:
     volatilities: int = 0
     settlements: tuple[tuple[str, np.datetime64], ...] = ()
     padding: int = 0
+    classes: Int64[np.ndarray, " factors"] | None = None
 
     @property
     def is_volatility(self) -> Bool[np.ndarray, " factors"]:
@@ -119,6 +123,7 @@ def factor_history(
     basis: Basis,
     volatility: Volatility | None = None,
     horizon_days: float = 0.0,
+    classes: AssetClasses | None = None,
 ) -> FactorHistory:
     """The factors of a market and of the instruments quoted in it, on the joint grid of the market's history.
 
@@ -214,7 +219,18 @@ def factor_history(
         last_bar=np.concatenate([last_bar, stamps(grid, last_known(other_walks))]),
         volatilities=len(implied),
         settlements=tuple(settling),
+        classes=class_rows(classes, names, table["asset_class"].to_list(), factors=walk.shape[1]),
     )
+
+
+def class_rows(
+    classes: AssetClasses | None, names: Sequence[str], stated: Sequence[str | None], *, factors: int
+) -> Int64[np.ndarray, " factors"]:
+    """The row of each factor among parameters by asset class; the last one for what is no price."""
+    settings = classes or AssetClasses()
+    rows = np.full(factors, len(settings.words), np.int64)
+    rows[: len(names)] = settings.rows(names, stated)
+    return rows
 
 
 def _settling(instruments: Instruments, names: list[str], within: np.datetime64) -> list[tuple[str, np.datetime64]]:

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from marginax.calendars import DAY_MICROS, Grid
-from marginax.history import NO_PROXY, FactorHistory, volatility_factor
+from marginax.history import NO_PROXY, FactorHistory, class_rows, volatility_factor
+from marginax.market_sections import AssetClasses
 from marginax.sections import Proxy, Scenarios
 from marginax.series import logs, returns_of
 
@@ -58,6 +59,7 @@ def known_history(
     absolute: Bool[np.ndarray, " underlyings"],
     scenarios: Scenarios,
     proxy: Proxy,
+    classes: AssetClasses | None = None,
 ) -> KnownHistory:
     """The history of prices (NaN where there is none) and implied volatilities on a grid, as it became known.
 
@@ -106,6 +108,7 @@ def known_history(
         noise=np.where(frozen[-1], small * level[-1], np.nan),
         last_bar=np.where(last[-1] >= 0, grid.times[last[-1]], np.datetime64("NaT", "us")),
         volatilities=len(optioned),
+        classes=class_rows(classes, names, [None] * len(names), factors=walks.shape[1]),
     )
     return KnownHistory(history, own, frozen, level, np.where(frozen, small * level, np.nan))
 

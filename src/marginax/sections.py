@@ -291,10 +291,26 @@ class Replay(Section):
 
 
 class Collateral(Section):
-    """What it costs to turn collateral into money; price moves are in the joint loss already."""
+    """What collateral is not worth when it must be sold; price moves are in the joint loss already."""
 
     haircuts: dict[str, float] = Field(
-        {}, description="share of an asset's value lost in liquidation or to its peg, by asset"
+        {}, description="share of an asset's value lost in liquidation or to its peg, before that of its class"
+    )
+    limits: dict[str, float] = Field(
+        {}, description="value of an asset that counts at most, by asset, in account currency; `dynamic` only"
+    )
+    sizes: dict[str, float] = Field(
+        {}, description="value of an asset beyond which its haircut rises, in account currency; `dynamic` only"
+    )
+    concentration: float = Field(
+        0.1, ge=0, le=1, description="rise of the haircut for each further multiple of `sizes`; `dynamic` only"
+    )
+    wrong_way: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the benefit denied that collateral which hedges nothing has by falling at other times; "
+        "`dynamic` only",
     )
 
     @field_validator("haircuts")
@@ -303,6 +319,14 @@ class Collateral(Section):
         for asset, share in value.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"the haircut of {asset} is {share}; give a share between 0 and 1")
+        return value
+
+    @field_validator("limits", "sizes")
+    @classmethod
+    def _amounts(cls, value: dict[str, float]) -> dict[str, float]:
+        for asset, amount in value.items():
+            if amount < 0:
+                raise ValueError(f"{amount} was given for {asset}; give an amount in account currency, not below zero")
         return value
 
 

@@ -194,7 +194,7 @@ def test_slopes_in_every_parameter_are_finite_differences(double: None, rng: np.
 def scenario_size(half_life: jax.Array, factors: FactorArrays, draws: SourceDraws) -> jax.Array:
     """Sum of the squares of all filtered shocks."""
     source = ScenarioSource.from_config(Config())
-    tuned = eqx.tree_at(lambda each: each.volatility.half_life_days, source, half_life)
+    tuned = eqx.tree_at(lambda each: each.volatility.model.half_life_days, source, half_life)
     return jnp.sum(tuned.shocks(tuned.observe(factors), draws)[0] ** 2)
 
 

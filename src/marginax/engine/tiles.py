@@ -14,7 +14,8 @@ from jaxtyping import Int64
 
 from marginax.book import Entries
 from marginax.exposures import Exposures
-from marginax.models.protocol import Runs, Tile
+from marginax.models.protocol import Tile
+from marginax.models.runs import find_runs
 
 # A tile's losses should stay in a core's cache: wide tiles take the least number of rows.
 ROW_STEP = 64
@@ -55,7 +56,7 @@ def build(exposures: Exposures, cut: Cut, dtype: type[np.floating]) -> Tile:
     assets, amounts = _padded(exposures.collateral, cut.accounts, cut.rows, cut.collateral_width, zero, dtype)
     equity = np.zeros(cut.rows, dtype)
     equity[: len(cut.accounts)] = exposures.equity[cut.accounts]
-    return Tile(rows, quantities, assets, amounts, equity, _runs(exposures, rows))
+    return Tile(rows, quantities, assets, amounts, equity, find_runs(rows, assets, np.append(exposures.groups, -1)))
 
 
 def _power(counts: np.ndarray, *, base: int, least: int) -> np.ndarray:
@@ -78,18 +79,3 @@ def _padded(
     columns[: len(accounts)][filled] = held.columns[entry]
     amounts[: len(accounts)][filled] = held.amounts[entry]
     return columns, amounts
-
-
-def _runs(exposures: Exposures, rows: np.ndarray) -> Runs:
-    height, width = rows.shape
-    padding = -1 - np.arange(width)  # no two equal, so padding makes no run
-    group = np.where(rows == exposures.zero_row, padding, np.append(exposures.groups, -1)[rows])
-    opens = np.ones((height, width), bool)
-    opens[:, 1:] = group[:, 1:] != group[:, :-1]
-    start = np.flatnonzero(opens)
-    length = np.diff(start, append=height * width)
-    start, length = start[length > 1], length[length > 1]
-    most = height * width // 2
-    runs = np.zeros((3, most), np.int32)
-    runs[:, : len(start)] = start % width, length, start // width
-    return Runs(*runs)

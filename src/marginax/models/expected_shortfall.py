@@ -30,7 +30,10 @@ class ExpectedShortfall(ScenarioModel):
 
     def charges(self, prepared: ScenarioPrepared, tile: Tile, positions: Array, joint: Array, fitted: Any) -> Charges:
         """Expected shortfalls, and the error of that at `tail`."""
-        weights = prepared.weights
+        return self.shortfalls(prepared.weights, tile, positions, joint)
+
+    def shortfalls(self, weights: Array, tile: Tile, positions: Array, joint: Array) -> Charges:
+        """The same of losses (accounts x scenarios) under these weights."""
         var = value_at_risk(joint, weights, tail=self.tail)
         shortfall = shortfall_beyond(joint, weights, var, tail=self.tail)
         same = self.charge_tail == self.tail

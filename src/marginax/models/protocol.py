@@ -18,6 +18,7 @@ from marginax.history import FactorHistory
 from marginax.instruments import Instruments
 from marginax.known import KnownHistory
 from marginax.market import Market
+from marginax.models.runs import Runs
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.sets import ScenarioSet
 
@@ -53,17 +54,6 @@ class Totals(eqx.Module):
     """
 
     uncovered: Float[Array, "blocks scenarios"]
-
-
-class Runs(eqx.Module):
-    """Groups of two or more positions of one account in one underlying: first column, length, row of the tile.
-
-    Padding has length zero. There are at most width / 2 groups in a row.
-    """
-
-    start: Int[Any, " runs"]
-    length: Int[Any, " runs"]
-    owner: Int[Any, " runs"]
 
 
 class Tile(eqx.Module):

@@ -128,6 +128,7 @@ class ScenarioModel(MarginModel):
             basis=settings.basis,
             volatility=settings.volatility,
             horizon_days=settings.risk.horizon_days,
+            classes=settings.classes,
         )
 
     def draw(self, seed: int, history: FactorHistory) -> ScenarioDraws:
@@ -136,13 +137,16 @@ class ScenarioModel(MarginModel):
         if self.selects:
             _check_tail(self.tail, "tail", self.source, history)
             _check_tail(self.charge_tail, "charge_tail", self.source, history)
+        names, classes = history.names[: history.underlyings], self.settings.classes
+        rows = np.zeros(len(names), int) if history.classes is None else history.classes[: len(names)]
+        by_class = np.broadcast_to(classes.leaf("haircut", 0.0), len(classes.words) + 1)[rows]
         haircuts = self.settings.collateral.haircuts
-        shares = [haircuts.get(name, 0.0) for name in history.names[: history.underlyings]]
+        shares = [haircuts.get(name, usual) for name, usual in zip(names, by_class.tolist(), strict=True)]
         return ScenarioDraws(draws, np.array(shares, float))
 
     def step(self, state: Any, bar: Any, bars_per_day: float) -> Any:
         """Carry each factor's variance forward by one bar."""
-        return self.source.step(state, bar, bars_per_day)
+        raise NotImplementedError
 
     def observe(self, history: FactorHistory) -> Observed:
         """Run the volatility filter over the history."""

@@ -7,6 +7,7 @@ A return over n bars after a gap counts as one bar of its size over sqrt(n). Eve
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -14,28 +15,30 @@ from scipy import stats
 
 from marginax.config import Config
 from marginax.history import FactorHistory
+from marginax.scenarios.correlation import CorrelationUpdate
 from marginax.scenarios.proxies import fill, levels, resampled_rows, resampling_orders, stream
-from marginax_kernels import (
-    ewma_update,
-    ewma_variance,
-    filtered_residuals,
-    initial_variance,
-    long_run_volatility,
-    volatility,
+from marginax.scenarios.volatility import (
+    FilterPath,
+    FilterState,
+    VolatilityModel,
+    filter_path,
+    filter_step,
+    volatility_model,
 )
+from marginax_kernels import filtered_residuals, volatility
 
-# Returns that seed the filter: about one half-life of the default.
-SEED_RETURNS = 30
 # Degrees of freedom of the stand-in for a factor that knows nothing but its size: as heavy as daily returns are.
 NOISE_FREEDOM = 4
 
 
 class FactorArrays(eqx.Module):
-    """The numbers of a `FactorHistory`, for tracing; `proxy`, `leaning` and `bars_per_day` are known before.
+    """The numbers of a `FactorHistory`, for tracing; what is static is known before.
 
     `live` says which bars are any: a window that is longer than the history begins with bars that are none (None: all
     are). `leaning` are the factors that move by beta times their proxy and by noise of their own; `settlements` those
-    that have the law of their proxy and are independent of it, each with the place of its time among all settlements.
+    that have the law of their proxy and are independent of it, each with the place of its time among all settlements;
+    `correlated` those whose correlation can be brought up to date, the first listed first. The first `underlyings`
+    factors are prices; `classes` are rows of leaves by asset class.
     """
 
     returns: Float[Any, "bars factors"]
@@ -51,6 +54,14 @@ class FactorArrays(eqx.Module):
     live: Bool[Any, " bars"] | None = None
     leaning: tuple[int, ...] = eqx.field(static=True, default=())
     settlements: tuple[tuple[int, int], ...] = eqx.field(static=True, default=())
+    correlated: tuple[int, ...] = eqx.field(static=True, default=())
+    underlyings: int = eqx.field(static=True, default=0)
+    bars_per_year: float = eqx.field(static=True, default=365.0)
+    classes: Int[Any, " factors"] | None = None
+
+    def by_factor(self, leaves: Any) -> Any:
+        """Leaves by asset class, laid out by factor; numbers that hold for all stay as they are."""
+        return jax.tree.map(lambda leaf: leaf[self.classes] if jnp.ndim(leaf) else leaf, leaves)
 
 
 class Observed(eqx.Module):
@@ -74,28 +85,33 @@ class FillDraws(eqx.Module):
 
 
 class VolatilityFilter(eqx.Module):
-    """Decays, floors and proxy sizes; all of them leaves."""
+    """The filter, its floors and caps, proxy sizes and the update of correlations; all numbers are leaves, some of them
+    by asset class."""
 
-    half_life_days: Float[Any, ""]
-    volatility_floor: Float[Any, ""]
-    denominator_floor: Float[Any, ""]
-    residual_cap: Float[Any, ""]
+    model: VolatilityModel
+    correlation: CorrelationUpdate | None
+    volatility_floor: Float[Any, "*classes"]
+    denominator_floor: Float[Any, "*classes"]
+    residual_cap: Float[Any, "*classes"]
     proxy_beta: Float[Any, ""]
     proxy_residual: Float[Any, ""]
     safety_factor: Float[Any, ""]
+    horizon_days: float = eqx.field(static=True)
 
     @classmethod
     def from_config(cls, config: Config) -> "VolatilityFilter":
         """The filter that a configuration describes."""
-        settings, proxy = config.scenarios, config.proxy
+        settings, proxy, classes = config.scenarios, config.proxy, config.classes
         return cls(
-            half_life_days=np.asarray(settings.half_life_days),
-            volatility_floor=np.asarray(settings.volatility_floor),
-            denominator_floor=np.asarray(settings.denominator_floor),
-            residual_cap=np.asarray(settings.residual_cap),
+            model=volatility_model(config.filter, classes, half_life_days=settings.half_life_days),
+            correlation=CorrelationUpdate.from_settings(config.correlation),
+            volatility_floor=classes.leaf("volatility_floor", settings.volatility_floor),
+            denominator_floor=classes.leaf("denominator_floor", settings.denominator_floor),
+            residual_cap=classes.leaf("residual_cap", settings.residual_cap),
             proxy_beta=np.asarray(proxy.beta),
             proxy_residual=np.asarray(proxy.residual),
             safety_factor=np.asarray(proxy.safety_factor),
+            horizon_days=config.risk.horizon_days,
         )
 
     def draw(self, seed: int, history: FactorHistory) -> FillDraws:
@@ -111,35 +127,56 @@ class VolatilityFilter(eqx.Module):
         borrowed = resampling_orders(history.names, bars, seed=seed)
         return FillDraws(orders=borrowed, noise=noise, shuffle=np.reshape(np.array(orders, np.int64), (-1, bars)))
 
-    def step(self, variance: Array, bar: tuple[Array, Array], bars_per_day: float) -> Float[Array, " factors"]:
-        """Carry each factor's variance (per bar) forward by one bar of (returns, bars spanned)."""
-        return ewma_update(variance, *bar, half_life=self.half_life_days * bars_per_day)
+    def step(self, state: FilterState, bar: tuple[Array, Array], factors: FactorArrays) -> FilterState:
+        """Carry the filter forward by one bar of (returns, bars spanned)."""
+        return filter_step(factors.by_factor(self.model), state, *bar, bars_per_day=factors.bars_per_day)
+
+    def path(self, factors: FactorArrays) -> FilterPath:
+        """What the filter knew before each bar and knows after the last."""
+        ahead, _ = horizon_bars(self.horizon_days, factors.bars_per_day)
+        model = factors.by_factor(self.model)
+        return filter_path(model, factors.returns, factors.bars, ahead=ahead, bars_per_day=factors.bars_per_day)
+
+    def ahead(self, state: FilterState, factors: FactorArrays) -> Float[Array, " factors"]:
+        """The mean variance per bar over the horizon, from a state."""
+        ahead, _ = horizon_bars(self.horizon_days, factors.bars_per_day)
+        model = factors.by_factor(self.model)
+        long_run = state.long_run.variance
+        return model.forecast(state.model, long_run, ahead=ahead, bars_per_day=factors.bars_per_day)
 
     def observe(self, factors: FactorArrays) -> Observed:
         """Run the filter over a whole history; the time since the last bar enters as one return over its length.
 
         A gap never lowers today's variance: the bars that are missing could have moved both ways.
         """
-        half_life = self.half_life_days * factors.bars_per_day
-        seed = initial_variance(factors.returns, factors.bars, count=SEED_RETURNS)
-        path, final = ewma_variance(factors.returns, factors.bars, seed, half_life=half_life)
-        since = self.step(final, (factors.gap_return, factors.gap_bars), factors.bars_per_day)
-        long_run = long_run_volatility(factors.returns, factors.bars)
-        return Observed(factors, path, jnp.maximum(final, since), long_run)
+        path = self.path(factors)
+        since = self.ahead(self.step(path.state, (factors.gap_return, factors.gap_bars), factors), factors)
+        today = jnp.maximum(path.ahead[-1], since)
+        return Observed(factors, path.variance[:-1], today, volatility(path.long_run[-1]))
+
+    def today(self, variance: Float[Array, "*bars factors"], long_run: Array, factors: FactorArrays) -> Array:
+        """Today's volatility per bar, floored, of variances and long-run volatilities that were known together."""
+        return jnp.maximum(volatility(variance), factors.by_factor(self.volatility_floor) * long_run)
 
     def plain(self, observed: Observed, draws: FillDraws) -> Float[Array, "bars factors"]:
         """Past returns as they were, one bar each, gaps filled."""
         factors = observed.factors
         return self._filled(factors.returns / jnp.sqrt(factors.bars), factors, draws)
 
-    def rescaled(self, observed: Observed, draws: FillDraws) -> Float[Array, "bars factors"]:
-        """Past returns at today's volatility, one bar each, gaps filled."""
+    def rescaled(
+        self, observed: Observed, draws: FillDraws, *, window_from: int | None = None
+    ) -> Float[Array, "bars factors"]:
+        """Past returns at today's volatility, one bar each, gaps filled.
+
+        From `window_from` on they are at today's correlation too, where the filter follows it; those before are then
+        of no use.
+        """
         residuals, _ = self._residuals(observed)
         known = ~jnp.isnan(residuals)
-        today = jnp.maximum(volatility(observed.today), self.volatility_floor * observed.long_run)
+        today = self.today(observed.today, observed.long_run, observed.factors)
         # Multiplied only where it is known: a gradient through NaN is NaN, even where its weight is zero.
         shocks = jnp.where(known, jnp.where(known, residuals, 0) * today, jnp.nan)
-        return self._filled(shocks, observed.factors, draws)
+        return self._filled(shocks, observed.factors, draws, window_from=window_from)
 
     def capped(self, observed: Observed) -> Int[Array, " factors"]:
         """How many past returns of each factor were cut at the residual cap."""
@@ -151,11 +188,13 @@ class VolatilityFilter(eqx.Module):
             observed.factors.bars,
             volatility(observed.variance),
             observed.long_run,
-            least_share=self.denominator_floor,
-            cap=self.residual_cap,
+            least_share=observed.factors.by_factor(self.denominator_floor),
+            cap=observed.factors.by_factor(self.residual_cap),
         )
 
-    def _filled(self, shocks: Array, factors: FactorArrays, draws: FillDraws) -> Float[Array, "bars factors"]:
+    def _filled(
+        self, shocks: Array, factors: FactorArrays, draws: FillDraws, *, window_from: int | None = None
+    ) -> Float[Array, "bars factors"]:
         noisy = ~jnp.isnan(factors.noise)
         shocks = jnp.where(noisy, jnp.where(noisy, factors.noise, 0) * draws.noise, shocks)
         proxy = np.asarray(factors.proxy, int)
@@ -172,6 +211,12 @@ class VolatilityFilter(eqx.Module):
             residual=self.proxy_residual,
             safety_factor=self.safety_factor,
         )
+        if self.correlation is not None and window_from is not None:
+            columns = np.asarray(factors.correlated, int)
+            inside = jnp.arange(len(filled)) >= window_from
+            live = inside if factors.live is None else inside & factors.live
+            moved = self.correlation.updated(filled[:, columns], live, bars_per_day=factors.bars_per_day)
+            filled = filled.at[:, columns].set(moved)
         for path, order in factors.settlements:
             # The same price's move of some other day: of its law, independent of today's, and together with others'.
             filled = filled.at[:, path].set(filled[draws.shuffle[order], proxy[path]])
@@ -186,6 +231,11 @@ class VolatilityFilter(eqx.Module):
 def factor_arrays(history: FactorHistory) -> FactorArrays:
     """The numbers of a history, ready for tracing; what stands on noise keeps it, all others have NaN there."""
     times = _settlement_times(history)
+    is_price = np.arange(len(history.names)) < history.underlyings
+    correlated = np.flatnonzero(is_price | (history.is_volatility & ~history.leaning))
+    known = ~np.isnan(history.returns)
+    listed = np.where(known.any(axis=0), known.argmax(axis=0), len(known))
+    by_listing = sorted(correlated.tolist(), key=lambda k: (listed[k], history.names[k]))
     return FactorArrays(
         returns=history.returns,
         bars=history.bars,
@@ -195,6 +245,7 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
         beta=history.beta,
         level=history.level,
         noise=np.where(history.noisy, history.noise, np.nan),
+        classes=np.zeros(len(history.names), np.int32) if history.classes is None else history.classes,
         live=np.arange(len(history.times)) >= history.padding if history.padding else None,
         proxy=tuple(history.proxy.tolist()),
         bars_per_day=history.grid.bars_per_day,
@@ -203,6 +254,9 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
             (int(path), times.index(expiry))
             for path, (_, expiry) in zip(np.flatnonzero(history.is_settlement), history.settlements, strict=True)
         ),
+        correlated=tuple(by_listing),
+        underlyings=history.underlyings,
+        bars_per_year=history.grid.bars_per_year,
     )
 
 

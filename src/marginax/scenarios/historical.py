@@ -54,7 +54,10 @@ class HistoricalScenarios(eqx.Module):
     ) -> tuple[Float[Array, "scenarios factors"], Float[Array, " scenarios"]]:
         """Shocks over the horizon, and weights that sum to one."""
         rescale = self.kind == "filtered_historical"
-        past = volatility.rescaled(observed, filling) if rescale else volatility.plain(observed, filling)
+        if rescale:
+            past = volatility.rescaled(observed, filling, window_from=draws.first)
+        else:
+            past = volatility.plain(observed, filling)
         bars, scale = horizon_bars(self.horizon_days, observed.factors.bars_per_day)
         shocks = overlapping_sums(past[draws.first :], bars=bars) * scale
         raw = self._age_weights(shocks.shape[0], observed.factors.bars_per_day)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from marginax.config import Config
 from marginax.history import FactorHistory
 from marginax.problems import BadInput, Problem
+from marginax.scenarios.correlation import standardised
 from marginax.scenarios.filtering import FillDraws, Observed, VolatilityFilter, factor_arrays
 from marginax_kernels import (
     MarginalMap,
@@ -148,7 +149,7 @@ class MonteCarloScenarios(eqx.Module):
         """
         rescaled = volatility.rescaled(observed, filling)[draws.first :]
         live = observed.factors.live
-        size, residuals = _standardised(rescaled, None if live is None else live[draws.first :])
+        size, residuals = standardised(rescaled, None if live is None else live[draws.first :])
         correlation = self.correlation(residuals, observed.factors.bars_per_day)
         if draws.stated is not None:
             correlation = jnp.where(jnp.isnan(draws.stated), correlation, jnp.nan_to_num(draws.stated))
@@ -227,25 +228,13 @@ class MonteCarloScenarios(eqx.Module):
         return stated
 
 
-def _standardised(shocks: Float[Array, "bars factors"], live: Array | None) -> tuple[Array, Array]:
-    """The root mean square of each factor, and the shocks over it; a factor that never moves keeps zeros.
-
-    Where `live` says that a bar is none, the shocks are zero."""
-    if live is not None:
-        shocks = jnp.where(live[:, None], shocks, 0)
-    square = jnp.sum(shocks**2, axis=0) / (len(shocks) if live is None else jnp.maximum(jnp.sum(live), 1))
-    moves = square > 0
-    size = jnp.where(moves, jnp.sqrt(jnp.where(moves, square, 1)), 0)
-    return size, shocks / jnp.where(moves, size, 1)
-
-
 @partial(jax.jit, static_argnames="first")
 def _fitted(
     source: MonteCarloScenarios, volatility: VolatilityFilter, factors: Any, filling: FillDraws, first: int
 ) -> tuple[Array, Array]:
     """De-volatilised returns and their correlations, for what the host settles."""
     rescaled = volatility.rescaled(volatility.observe(factors), filling)[first:]
-    _, residuals = _standardised(rescaled, None if factors.live is None else factors.live[first:])
+    _, residuals = standardised(rescaled, None if factors.live is None else factors.live[first:])
     return residuals, source.correlation(residuals, factors.bars_per_day)
 
 

@@ -11,8 +11,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from marginax.known import KnownHistory
-from marginax.scenarios.filtering import SEED_RETURNS, FactorArrays, Observed, VolatilityFilter, factor_arrays
-from marginax_kernels import ewma_variance, initial_variance, volatility
+from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
+from marginax_kernels import volatility
 
 
 class Past(eqx.Module):
@@ -50,9 +50,13 @@ class Past(eqx.Module):
                 beta=factors.beta,
                 level=self.level[bar],
                 noise=self.noise[bar],
+                classes=factors.classes,
                 proxy=factors.proxy,
                 bars_per_day=factors.bars_per_day,
                 live=live,
+                correlated=factors.correlated,
+                underlyings=factors.underlyings,
+                bars_per_year=factors.bars_per_year,
             ),
             variance=window(self.variance),
             today=self.today[bar],
@@ -74,25 +78,21 @@ def _past(
     noise: np.ndarray,
     lookback: int,
 ) -> Past:
-    returns, bars = jnp.asarray(factors.returns), jnp.asarray(factors.bars)
-    half_life = volatility_filter.half_life_days * factors.bars_per_day
-    seed = initial_variance(returns, bars, count=SEED_RETURNS)
-    path, final = ewma_variance(returns, bars, seed, half_life=half_life)
-    some = ~jnp.isnan(returns)
-    squares = jnp.where(some, jnp.where(some, returns, 0) ** 2 / bars, 0)
-    none = jnp.zeros((1, returns.shape[1]))
-    mean = jnp.cumsum(squares, axis=0) / jnp.maximum(jnp.cumsum(some, axis=0), 1)
+    path = volatility_filter.path(factors)
     before = ((lookback, 0), (0, 0))
     padded = eqx.tree_at(
         lambda arrays: (arrays.returns, arrays.bars),
         factors,
-        (jnp.pad(returns, before, constant_values=jnp.nan), jnp.pad(bars, before, constant_values=1)),
+        (
+            jnp.pad(jnp.asarray(factors.returns), before, constant_values=jnp.nan),
+            jnp.pad(jnp.asarray(factors.bars), before, constant_values=1),
+        ),
     )
     return Past(
         factors=padded,
-        variance=jnp.pad(path, before),
-        today=jnp.concatenate([path, final[None]]),
-        long_run=jnp.concatenate([none, volatility(mean)]),
+        variance=jnp.pad(path.variance[:-1], before),
+        today=path.ahead,
+        long_run=volatility(path.long_run),
         own=jnp.asarray(own),
         level=jnp.asarray(level),
         noise=jnp.asarray(noise),

@@ -22,6 +22,7 @@ from marginax.scenarios.filtering import (
 )
 from marginax.scenarios.historical import HistoricalDraws, HistoricalScenarios
 from marginax.scenarios.monte_carlo import MonteCarloDraws, MonteCarloScenarios
+from marginax.scenarios.pegs import PegDraws, PegJumps
 from marginax.scenarios.sets import ScenarioSet
 from marginax.scenarios.stress import Stress, StressDraws
 
@@ -32,20 +33,27 @@ class SourceDraws(eqx.Module):
     filling: FillDraws
     main: HistoricalDraws | MonteCarloDraws
     stress: StressDraws
+    pegs: PegDraws
 
 
 class ScenarioSource(eqx.Module):
-    """A filter, a main source that carries what mass stress leaves, and stress."""
+    """A filter, a main source that carries what mass stress and lost pegs leave, stress, and pegs."""
 
     volatility: VolatilityFilter
     main: HistoricalScenarios | MonteCarloScenarios
     stress: Stress
+    pegs: PegJumps
 
     @classmethod
     def from_config(cls, config: Config) -> "ScenarioSource":
         """The source that a configuration describes."""
         kind = MonteCarloScenarios if config.scenarios.source == "monte_carlo" else HistoricalScenarios
-        return cls(VolatilityFilter.from_config(config), kind.from_config(config), Stress.from_config(config))
+        return cls(
+            VolatilityFilter.from_config(config),
+            kind.from_config(config),
+            Stress.from_config(config),
+            PegJumps.from_config(config),
+        )
 
     @property
     def independent(self) -> bool:
@@ -84,11 +92,7 @@ class ScenarioSource(eqx.Module):
             main: HistoricalDraws | MonteCarloDraws = self.main.draw(seed, history, self.volatility, filling)
         else:
             main = self.main.draw(history)
-        return SourceDraws(filling, main, self.stress.draw(history))
-
-    def step(self, variance: Array, bar: tuple[Array, Array], bars_per_day: float) -> Float[Array, " factors"]:
-        """Carry each factor's variance (per bar) forward by one bar of (returns, bars spanned)."""
-        return self.volatility.step(variance, bar, bars_per_day)
+        return SourceDraws(filling, main, self.stress.draw(history), self.pegs.draw(history))
 
     def observe(self, factors: FactorArrays) -> Observed:
         """Run the filter over a whole history."""
@@ -97,9 +101,13 @@ class ScenarioSource(eqx.Module):
     def shocks(
         self, observed: Observed, draws: SourceDraws
     ) -> tuple[Float[Array, "scenarios factors"], Float[Array, " scenarios"]]:
-        """Shocks over the horizon and their weights: the main source's scenarios first, then each of stress."""
+        """Shocks over the horizon and their weights: the main source's scenarios, then stress, then lost pegs."""
         main, weights = self.main.shocks(self.volatility, observed, draws.filling, draws.main)  # type: ignore[arg-type]
         blocks, masses = self.stress.shocks(self.volatility, observed, draws.filling, draws.stress)
+        if draws.pegs.factors:
+            jumps, lost = self.pegs.shocks(observed.factors, draws.pegs)
+            blocks, masses = [*blocks, jumps], [*masses, lost]
+            weights = weights * (1 - jnp.sum(lost) / (1 - self.stress.mass))
         return jnp.concatenate([main, *blocks]), jnp.concatenate([(1 - self.stress.mass) * weights, *masses])
 
     def scenario_set(self, history: FactorHistory, *, seed: int) -> ScenarioSet:
@@ -123,9 +131,11 @@ class ScenarioSource(eqx.Module):
 
     def labels(self, history: FactorHistory) -> tuple[str, ...]:
         """A label for every scenario."""
+        names = [history.names[k] for k in self.pegs.draw(history).factors]
+        behind = (*self.stress.labels(history), *(f"{name} loses its peg" for name in names))
         if isinstance(self.main, MonteCarloScenarios):
-            return (*self.main.labels(), *self.stress.labels(history))
-        return (*self.main.labels(history), *self.stress.labels(history))
+            return (*self.main.labels(), *behind)
+        return (*self.main.labels(history), *behind)
 
     def effective_count(self, history: FactorHistory) -> float:
         """How many scenarios of equal weight the main source is worth."""

@@ -1,0 +1,65 @@
+"""The sections of a configuration that belong to the parts of the `dynamic` margin."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from marginax.sections import Section
+
+
+class StressPeriod(Section):
+    """The stressed observations: the most volatile stretch of the history so far, unscaled (EMIR RTS, Article 28)."""
+
+    weight: float = Field(
+        0.0, ge=0, le=1, description="w of core = (1 - w) ES + w max(ES, ES over the stretch); 0: off"
+    )
+    bars: int = Field(250, ge=20, le=10_000, description="consecutive bars of the stretch")
+
+
+class Dependence(Section):
+    """What is denied of the benefit of diversification between underlyings."""
+
+    share: float = Field(0.0, ge=0, le=1, description="share of the benefit that is denied; 0: off")
+    against: Literal["comonotone", "independent"] = Field(
+        "comonotone", description="the benefit is counted from the worst dependence, or from none (equal weights only)"
+    )
+
+
+class CorrelationBreak(Section):
+    """What the margin would be if correlations were those of single windows of the past (PRISMA)."""
+
+    multiplier: float = Field(0.0, ge=0, le=100, description="of the root mean square excess of the windows; 0: off")
+    windows: int = Field(4, ge=2, le=64, description="equal windows that the past scenarios are cut into")
+    least: float = Field(0.0, ge=0, le=1, description="least charge, share of the expected shortfall")
+    most: float = Field(0.25, ge=0, le=1, description="greatest charge, share of the expected shortfall")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "CorrelationBreak":
+        if self.least > self.most:
+            raise ValueError(f"`least` {self.least:g} is above `most` {self.most:g}; swap them")
+        return self
+
+
+class Procyclicality(Section):
+    """Tools that keep margins from following the market too closely; they act on each underlying's volatility."""
+
+    buffer: float = Field(
+        0.0, ge=0, le=1, description="share added in calm and released in stress (25 %: 0.25); 0: off"
+    )
+    buffer_half_life_days: float = Field(
+        250.0, gt=0, description="trading days, decay of the level that the buffer is measured from"
+    )
+    floor_years: float = Field(
+        0.0, ge=0, le=50, description="years of history whose volatility is the least that counts (10); 0: off"
+    )
+    rise_limit: float | None = Field(
+        None, gt=0, le=10, examples=[0.1], description="largest rise in a trading day, 0.1 is 10 %; default: none"
+    )
+    fall_limit: float | None = Field(
+        None, gt=0, lt=1, examples=[0.05], description="largest fall in a trading day, 0.05 is 5 %; default: none"
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether any tool is."""
+        return self.buffer > 0 or self.floor_years > 0 or self.rise_limit is not None or self.fall_limit is not None

@@ -1,0 +1,348 @@
+"""The dynamic margin: expected shortfall that follows volatility and correlation, and parts that keep it honest.
+
+    core + stress      = (1 - w) ES + w max(ES, ES over the stressed stretch), of the positions alone
+    collateral         = the same of positions and collateral together, less that
+    dependence         = share x (sum over underlyings of ES_u - ES)+, or against independence
+    correlation_break  = the excess of windows of the past
+    wrong_way          = share of what collateral saves that hedges nothing
+    procyclicality     = (multiplier - 1) x all of the above; negative where rises are limited
+    haircut            = the cost of turning an ordinary amount of collateral into money
+    concentration      = what more than an ordinary amount costs, and what is beyond its limit
+    floor              = what lifts the sum of the first six to zero
+
+initial = their sum; maintenance = rho times the parts that are risk, and `haircut` and `concentration` in full. Every
+part but core, collateral, haircut and floor is there only where it is switched on. The ES of the parts is at
+`risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know none of the tools.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from marginax.config import Config
+from marginax.cube import InstrumentArrays, MarketArrays, revalue
+from marginax.history import FactorHistory
+from marginax.known import KnownHistory
+from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
+from marginax.models.addons.correlation_break import CorrelationBreakCharge
+from marginax.models.addons.dependence import DependenceCharge, independent_cube, independent_orders, standalone
+from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.dynamic_state import DynamicPast, DynamicState, Follower, dynamic_past
+from marginax.models.expected_shortfall import ExpectedShortfall
+from marginax.models.protocol import Margin, Parts, Tile, Totals
+from marginax.models.scenario_model import Charges, ScenarioDraws, ScenarioPrepared
+from marginax.models.tile_losses import has_collateral, held_amounts, owes, tile_losses, uncovered
+from marginax.problems import BadInput, Problem
+from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, horizon_bars
+from marginax.scenarios.given import GivenScenarios
+from marginax.scenarios.historical import stretches
+from marginax.scenarios.sets import ScenarioSet
+from marginax.scenarios.stress_period import stretch_shocks, stretch_starts
+from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
+
+# Parts that the cost of closing is made of: maintenance holds them in full.
+IN_FULL = ("haircut", "concentration")
+
+
+class DynamicPrepared(ScenarioPrepared):
+    """The cube under the model's scenarios and then the stressed ones, which have no weight there.
+
+    `main` counts the former, `stressed` weighs the latter; `units` are expected shortfalls of one unit long and short,
+    `scale` the multiplier of each row's underlying, `independent` the cube with every underlying on its own.
+    """
+
+    stressed: Float[Array, " stressed"]
+    units: Float[Array, "rows 2"]
+    scale: Float[Array, " rows"]
+    terms: CollateralTerms
+    independent: Float[Array, "rows main"] | None
+    main: int = eqx.field(static=True)
+
+
+class DynamicDraws(ScenarioDraws):
+    """What the plain model draws; values from which on an asset is cut; an order of the scenarios by underlying."""
+
+    limits: Float[Any, " assets"]
+    sizes: Float[Any, " assets"]
+    orders: Int[Any, "scenarios assets"] | None
+
+
+class Dynamic(ExpectedShortfall):
+    """Expected shortfall and the parts above; a part that is None is off. All numbers are leaves."""
+
+    stress_weight: Float[Any, ""] | None
+    dependence: DependenceCharge | None
+    correlation_break: CorrelationBreakCharge | None
+    procyclicality: ProcyclicalityTools | None
+    collateral: CollateralCharge
+
+    @classmethod
+    def from_config(cls, config: Config, *, name: str) -> Self:
+        """The model that a configuration describes. Raises BadInput for parts that do not go with its scenarios."""
+        plain = ExpectedShortfall.from_config(config, name=name)
+        source = config.scenarios.source
+        if config.dependence.against == "independent" and source not in ("historical", "filtered_historical"):
+            what = f'is "independent", and scenarios from {source!r} have unequal weights'
+            remedy = 'Say "comonotone", or take scenarios of equal weight'
+            raise BadInput([Problem("configuration", "dependence.against", None, what, remedy)])
+        weight = config.stress_period.weight
+        return cls(
+            **{field.name: getattr(plain, field.name) for field in fields(plain)},
+            stress_weight=np.asarray(weight) if weight else None,
+            dependence=DependenceCharge.from_settings(config.dependence),
+            correlation_break=CorrelationBreakCharge.from_settings(config.correlation_break),
+            procyclicality=ProcyclicalityTools.from_settings(config.procyclicality),
+            collateral=CollateralCharge.from_settings(config.collateral),
+        )
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The parts that are on, in the order they are reported."""
+        on = {
+            "core": True,
+            "stress": self.stress_weight is not None,
+            "collateral": True,
+            "dependence": self.dependence is not None,
+            "correlation_break": self.correlation_break is not None,
+            "wrong_way": self.collateral.wrong_way is not None,
+            "procyclicality": self.procyclicality is not None,
+            "haircut": True,
+            "concentration": self.collateral.concentrates,
+            "floor": True,
+        }
+        return tuple(name for name, switched in on.items() if switched)
+
+    @property
+    def _follower(self) -> Follower:
+        bars = self.settings.stress_period.bars if self.stress_weight is not None else 0
+        return Follower(self._replayed().volatility, self.procyclicality, bars)
+
+    def with_scenarios(self, scenarios: ScenarioSet) -> Self:
+        """This model on scenarios of one's own: without a history to follow, stress and procyclicality are off."""
+        still = super().with_scenarios(scenarios)
+        return eqx.tree_at(
+            lambda model: (model.stress_weight, model.procyclicality), still, (None, None), is_leaf=lambda x: x is None
+        )
+
+    def draw(self, seed: int, history: FactorHistory) -> DynamicDraws:
+        """What the plain model draws, and by asset what the configuration says of collateral."""
+        plain = super().draw(seed, history)
+        names, settings = history.names[: history.underlyings], self.settings.collateral
+        limits, sizes = ([table.get(name, np.inf) for name in names] for table in (settings.limits, settings.sizes))
+        orders = None
+        if self.dependence is not None and self.dependence.against == "independent":
+            orders = independent_orders(seed, history, self._historical(history))
+        return DynamicDraws(plain.scenarios, plain.haircuts, np.array(limits), np.array(sizes), orders)
+
+    def observe(self, history: FactorHistory) -> DynamicState:  # type: ignore[override]
+        """Run the filters and the tools over the history, and find its stressed stretch."""
+        if isinstance(self.source, GivenScenarios):
+            return DynamicState(super().observe(history), None, None)
+        return _observe(self._follower, factor_arrays(history))
+
+    def past(self, known: KnownHistory) -> DynamicPast:  # type: ignore[override]
+        """What was known at the close of each bar."""
+        return dynamic_past(self._follower, known, lookback=self.lookback(known))
+
+    def before(self, past: DynamicPast, bar: Any, first: Any) -> DynamicState:  # type: ignore[override]
+        """What was observed at the close of bar `bar` of a history that begins at `first`."""
+        return past.before(bar, first)
+
+    def prepare(  # type: ignore[override]
+        self, instruments: InstrumentArrays, market: MarketArrays, state: DynamicState, draws: DynamicDraws
+    ) -> tuple[DynamicPrepared, Float[Array, "scenarios factors"]]:
+        """Scenarios, the cube under them, and what single units and collateral need."""
+        observed, settings = state.observed, self.settings
+        shocks, weights = self.source.shocks(observed, draws.scenarios)
+        main, stressed = len(weights), jnp.zeros(0)
+        if state.stretch is not None:
+            beta = self._replayed().volatility.proxy_beta
+            more, stressed = stretch_shocks(
+                state.stretch, observed.factors, default_beta=beta, horizon_days=settings.risk.horizon_days
+            )
+            shocks = jnp.concatenate([shocks, more])
+        cube = revalue(instruments, market, shocks, horizon_days=settings.risk.horizon_days, pricing=self.pricing)
+        rows, none = len(cube), jnp.zeros(len(instruments.style))
+        assets = jnp.abs(market.index)
+        underlying = jnp.concatenate([instruments.underlying, jnp.arange(len(assets))])
+        scale = jnp.ones(rows) if state.multiplier is None else jnp.append(state.multiplier[underlying], 1.0)
+        single = self._needs_units
+        units = unit_shortfalls(cube[:, :main], weights, tail=self.charge_tail) if single else jnp.zeros((rows, 2))
+        independent = None
+        if draws.orders is not None:
+            count = len(draws.orders)
+            live = observed.factors.live
+            begun = jnp.ones(count, bool) if live is None else live[len(live) - count - self._reach(observed) :][:count]
+            independent = independent_cube(cube[:, :main], underlying, draws.orders, begun)
+        # The row of zeros has neither limit nor size: padding points at it.
+        columns = ((assets, 0.0), (draws.haircuts, 0.0), (draws.limits, jnp.inf), (draws.sizes, jnp.inf))
+        terms = CollateralTerms(*(jnp.concatenate([none, each, jnp.full(1, last)]) for each, last in columns))
+        return (
+            DynamicPrepared(
+                cube=cube,
+                weights=jnp.concatenate([weights, jnp.zeros(len(stressed))]),
+                haircuts=terms.haircut * terms.price,
+                stressed=stressed,
+                units=units,
+                scale=scale,
+                terms=terms,
+                independent=independent,
+                main=main,
+            ),
+            shocks,
+        )
+
+    def _reach(self, observed: Observed) -> int:
+        """Bars of the horizon after its first."""
+        return horizon_bars(self.settings.risk.horizon_days, observed.factors.bars_per_day)[0] - 1
+
+    def _historical(self, history: FactorHistory) -> int:
+        """How many scenarios are stretches of history."""
+        bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)
+        return min(len(history.times), self.settings.scenarios.window + bars - 1) - bars + 1
+
+    @property
+    def _needs_units(self) -> bool:
+        against = self.dependence is not None and self.dependence.against == "comonotone"
+        return against or self.procyclicality is not None or self.collateral.wrong_way is not None
+
+    def fitted_margin(self, prepared: DynamicPrepared, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:  # type: ignore[override]
+        """Requirement, risk figures and score of every account of the tile."""
+        parts, charges, joint = self._parts(prepared, tile)
+        ratio = jnp.asarray(self.maintenance_ratio, charges.var.dtype)
+        ratios = tuple(jnp.ones_like(ratio) if name in IN_FULL else ratio for name in parts.names)
+        main = joint[:, : prepared.main]
+        margin = Margin(
+            parts=parts,
+            maintenance_ratios=ratios,
+            var=charges.var,
+            expected_shortfall=charges.shortfall,
+            std_error=charges.std_error,
+            stress_score=exceedance_probability(main, prepared.weights[: prepared.main], tile.equity),
+            worst_scenario=first_worst(joint),
+        )
+        return margin, Totals(uncovered(joint, tile.equity))
+
+    def _parts(self, prepared: DynamicPrepared, tile: Tile) -> tuple[Parts, Charges, Array]:
+        """The parts by account, the figures of the joint loss, and that loss."""
+        positions, joint = tile_losses(prepared, tile)
+        main = prepared.main
+        weights, losses = prepared.weights[:main], joint[:, :main]
+        charges = self.shortfalls(weights, tile, positions[:, :main], losses)
+        alone, together = charges.core, charges.joint
+        found = {"core": alone, "stress": jnp.zeros_like(alone)}
+        if self.stress_weight is not None:
+            found["stress"] = self._stress(alone, positions[:, main:], prepared.stressed)
+            together = together + self._stress(charges.joint, joint[:, main:], prepared.stressed)
+        found["collateral"] = together - alone - found["stress"]
+        own = None
+        if self._needs_units:
+            cube = prepared.cube[:, :main]
+            own = standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
+        if self.dependence is not None:
+            if prepared.independent is not None:
+                apart = eqx.tree_at(lambda each: each.cube, prepared, prepared.independent)
+                bound = expected_shortfall(tile_losses(apart, tile)[1], weights, tail=self.charge_tail)
+            else:
+                assert own is not None
+                bound = own.total
+            found["dependence"] = self.dependence.charge(bound, charges.joint)
+        if self.correlation_break is not None:
+            found["correlation_break"] = self.correlation_break.charge(
+                losses, weights, charges.joint, tail=self.charge_tail
+            )
+        found["wrong_way"] = self.collateral.wrong_way_charge(prepared.units, tile, alone, charges.joint)
+        risk = sum(found.values(), jnp.zeros_like(alone))
+        found["procyclicality"] = jnp.zeros_like(alone)
+        if self.procyclicality is not None:
+            assert own is not None
+            some = own.total > 0
+            multiplier = jnp.where(some, own.scaled / jnp.where(some, own.total, 1), 1)
+            found["procyclicality"] = (multiplier - 1) * jnp.maximum(risk, 0)
+        found["haircut"] = held_amounts(prepared.haircuts, tile)
+        found["concentration"] = jnp.zeros_like(alone)
+        if has_collateral(tile):
+            found["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
+        found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
+        has, names = owes(tile), self.part_names
+        return Parts(tuple(jnp.where(has, found[name], 0) for name in names), names), charges, joint
+
+    def _stress(self, shortfall: Array, losses: Array, weights: Array) -> Float[Array, " accounts"]:
+        """w (ES over the stretch - ES)+."""
+        assert self.stress_weight is not None
+        beyond = expected_shortfall(losses, weights, tail=self.charge_tail) - shortfall
+        return jnp.asarray(self.stress_weight, shortfall.dtype) * jnp.maximum(beyond, 0)
+
+    def attribute(self, prepared: DynamicPrepared, tile: Tile) -> Parts:  # type: ignore[override]
+        """Euler shares of each part by position, then by asset of the collateral: amount times slope.
+
+        All parts are homogeneous of degree one in what an account holds but `concentration`, which is a sum over assets
+        already.
+        """
+
+        def parts_of(quantities: Array, amounts: Array) -> tuple[Array, ...]:
+            held = eqx.tree_at(lambda each: (each.quantities, each.amounts), tile, (quantities, amounts))
+            return self._parts(prepared, held)[0].values
+
+        held = (jnp.asarray(tile.quantities), jnp.asarray(tile.amounts))
+        values, pull = jax.vjp(parts_of, *held)
+        each = jnp.broadcast_to(
+            jnp.eye(len(values), dtype=values[0].dtype)[:, :, None], (*2 * (len(values),), len(held[0]))
+        )
+        slopes = jax.vmap(lambda ways: pull(tuple(ways)))(each)
+        shares = dict(
+            zip(
+                self.part_names,
+                jnp.concatenate([a * b for a, b in zip(held, slopes, strict=True)], axis=2),
+                strict=True,
+            )
+        )
+        if "concentration" in shares:
+            own = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
+            shares["concentration"] = jnp.concatenate([jnp.zeros_like(held[0]), own], axis=1)
+        return Parts(tuple(shares.values()), self.part_names)
+
+    def labels(self, history: FactorHistory) -> tuple[str, ...]:
+        """A name for every scenario; stressed ones by their last bar."""
+        plain = super().labels(history)
+        if self.stress_weight is None:
+            return plain
+        rows = self._follower.rows(len(history.times))
+        start = int(_start(self._follower, factor_arrays(history)))
+        bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)
+        return (*plain, *(f"stressed {each}" for each in stretches(history, start, start + rows, bars)))
+
+    def diagnostics(  # type: ignore[override]
+        self, history: FactorHistory, state: DynamicState, draws: DynamicDraws, scenarios: ScenarioSet
+    ) -> Mapping[str, Any]:
+        """What the plain model says, the stressed stretch, and the multipliers that are not one."""
+        told: dict[str, Any] = dict(super().diagnostics(history, state.observed, draws, scenarios))
+        if self.stress_weight is not None:
+            stressed = [label for label in scenarios.labels if label.startswith("stressed ")]
+            told["stressed"] = {"first": stressed[0][9:], "last": stressed[-1][9:]}
+        if state.multiplier is not None:
+            multipliers = zip(history.names, np.asarray(state.multiplier).tolist(), strict=False)
+            told["multipliers"] = {name: round(number, 4) for name, number in multipliers if number != 1}
+        return told
+
+
+def build(config: Config) -> Dynamic:
+    """The model a configuration describes; what the entry point `dynamic` names."""
+    return Dynamic.from_config(config, name="dynamic")
+
+
+@jax.jit
+def _observe(follower: Follower, factors: FactorArrays) -> DynamicState:
+    return follower.observe(factors)
+
+
+@jax.jit
+def _start(follower: Follower, factors: FactorArrays) -> Array:
+    path = follower.volatility.path(factors)
+    return stretch_starts(factors, path.long_run[1:], rows=follower.rows(len(factors.returns)))[-1]
