@@ -50,7 +50,7 @@ class Percentage(MarginModel):
     def draw(self, seed: int, history: FactorHistory) -> Any:
         return np.zeros((1, len(history.names)))
 
-    def step(self, state: Any, bar: Any, bars_per_day: float) -> Any:
+    def step(self, state: Any, bar: Any) -> Any:
         return state
 
     def observe(self, history: FactorHistory) -> Any:

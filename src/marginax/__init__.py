@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from marginax.book import Book, read_book
     from marginax.config import Config, load_config
-    from marginax.engine import Result, margin_book
+    from marginax.engine import LiveMargin, Result, follow, margin_book, resume
     from marginax.market import Market, read_market
     from marginax.models import MarginModel, load_model
     from marginax.problems import BadInput, Problem
@@ -21,35 +21,41 @@ _HOMES = {
     "Book": "book",
     "Config": "config",
     "MarginModel": "models",
+    "LiveMargin": "engine",
     "Market": "market",
     "Problem": "problems",
     "Result": "engine",
     "ScenarioSet": "scenarios",
     "Status": "status",
+    "follow": "engine",
     "join": "scenarios",
     "load_config": "config",
     "load_model": "models",
     "margin_book": "engine",
     "read_book": "book",
     "read_market": "market",
+    "resume": "engine",
 }
 
 __all__ = [
     "BadInput",
     "Book",
     "Config",
+    "LiveMargin",
     "MarginModel",
     "Market",
     "Problem",
     "Result",
     "ScenarioSet",
     "Status",
+    "follow",
     "join",
     "load_config",
     "load_model",
     "margin_book",
     "read_book",
     "read_market",
+    "resume",
 ]
 
 

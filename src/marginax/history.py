@@ -38,7 +38,8 @@ class FactorHistory:
     a shock into a relative move (1 for log shocks). `gap_*` is the return since the last bar and the bars it spans, NaN
     where nothing is missing. `settlements` are the underlyings and times that have a path to settlement,
     `volatilities` counts the implied volatilities, which come last; the first `padding` rows are no bars. `classes` are
-    rows of parameters by asset class; what is no price has the last one, that of no class.
+    rows of parameters by asset class; what is no price has the last one, that of no class. `stands` is where each
+    factor stood at its last bar; `carried` says that the rows are a window that is carried forward bar by bar.
     """
 
     names: tuple[str, ...]
@@ -61,6 +62,8 @@ class FactorHistory:
     settlements: tuple[tuple[str, np.datetime64], ...] = ()
     padding: int = 0
     classes: Int64[np.ndarray, " factors"] | None = None
+    stands: Float64[np.ndarray, " factors"] | None = None
+    carried: bool = False
 
     @property
     def is_volatility(self) -> Bool[np.ndarray, " factors"]:
@@ -164,8 +167,8 @@ def factor_history(
     )
     implied, implied_walk = _implied_volatilities(history, instruments, names, grid)
     within = as_of + np.timedelta64(round(horizon_days * grid.days_per_trading_day * DAY_MICROS), "us")
-    settling = _settling(instruments, names, within)
-    no_walk = np.full((len(grid.times), len(settling)), np.nan)
+    settles = settling(instruments, names, within)
+    no_walk = np.full((len(grid.times), len(settles)), np.nan)
     other_walks = np.concatenate([against.walks, no_walk, implied_walk], axis=1)
     walk = np.concatenate([walk, other_walks], axis=1)
     others = other_walks.shape[1]
@@ -180,11 +183,11 @@ def factor_history(
     frozen = own & still
     small = scenarios.minimum_volatility / np.sqrt(grid.bars_per_day)
     own_level = np.where(absolute, levels, 1.0)
-    path = [names.index(name) for name, _ in settling]
+    path = [names.index(name) for name, _ in settles]
     level = np.concatenate([own_level, np.ones(len(against.names)), own_level[path], np.ones(len(implied))])
     settings = volatility or Volatility()
     own_move = proxy.safety_factor * settings.residual / np.sqrt(grid.bars_per_day)
-    none = np.full(len(settling), np.nan)
+    none = np.full(len(settles), np.nan)
     noise = np.concatenate([np.full(len(names), np.nan), against.noise, none, np.full(len(implied), own_move)])
     noise = np.where(frozen, small * level, noise)
     followed, beta = _proxies(table, names, proxy)
@@ -195,7 +198,7 @@ def factor_history(
         names=(
             *names,
             *against.names,
-            *(settlement_factor(name, expiry) for name, expiry in settling),
+            *(settlement_factor(name, expiry) for name, expiry in settles),
             *(volatility_factor(name) for name in implied),
         ),
         underlyings=len(names),
@@ -218,8 +221,9 @@ def factor_history(
         noise=noise,
         last_bar=np.concatenate([last_bar, stamps(grid, last_known(other_walks))]),
         volatilities=len(implied),
-        settlements=tuple(settling),
+        settlements=tuple(settles),
         classes=class_rows(classes, names, table["asset_class"].to_list(), factors=walk.shape[1]),
+        stands=walk[last_known(walk), np.arange(walk.shape[1])],
     )
 
 
@@ -233,7 +237,7 @@ def class_rows(
     return rows
 
 
-def _settling(instruments: Instruments, names: list[str], within: np.datetime64) -> list[tuple[str, np.datetime64]]:
+def settling(instruments: Instruments, names: list[str], within: np.datetime64) -> list[tuple[str, np.datetime64]]:
     """Underlyings, in their own order, and the expiries of their options up to a time, the nearest first."""
     soon = instruments.is_option & (instruments.expiry <= within)
     due = {(name, expiry) for name, expiry in zip(instruments.underlying[soon], instruments.expiry[soon], strict=True)}

@@ -5,6 +5,7 @@ account becomes its status; the others get their margins.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -20,9 +21,10 @@ from marginax.engine.compilation import WIDE_VECTORS, persistent_cache
 from marginax.engine.figures import Figures
 from marginax.engine.result import Result
 from marginax.engine.tile_pass import TilePass
-from marginax.exposures import expose
+from marginax.exposures import Exposures, expose
+from marginax.history import FactorHistory
 from marginax.market import Market
-from marginax.match import match
+from marginax.match import Matched, match
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
 from marginax.problems import BadInput, Problem
@@ -55,9 +57,8 @@ def margin_book(
     persistent_cache()
     clock = {"started": perf_counter()}
     chosen = load_model(model)
-    settings = engine or chosen.settings.engine
     seed = chosen.settings.run.seed if seed is None else seed
-    _agree(chosen.settings.run, market)
+    agree(chosen.settings.run, market)
     matched = match(book, market, model=chosen.name, options=chosen.settings.options, on_error=on_error)
     with jax.enable_x64(True):
         history = chosen.factors(matched.market, matched.book.instruments)
@@ -65,26 +66,51 @@ def margin_book(
         draws = chosen.draw(seed, history)
         clock["bound"] = perf_counter()
         state = chosen.observe(history)
-        prepared, shocks = _prepare(chosen, exposures.instruments, exposures.market, state, draws)
-        labels = chosen.labels(history)
-        scrambles, drawn = chosen.scrambles
+    known = Known(history, state, draws, seed)
+    return margined(chosen, matched, exposures, known, engine=engine, clock=clock, progress=progress)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a model knows of a market: the history of its factors, its state, and its draws from a seed."""
+
+    history: FactorHistory
+    state: Any
+    draws: Any
+    seed: int
+
+
+def margined(
+    model: MarginModel,
+    matched: Matched,
+    exposures: Exposures,
+    known: Known,
+    *,
+    engine: Engine | None,
+    clock: dict[str, float],
+    progress: Progress | None = None,
+) -> Result:
+    """Margins from what is known: scenarios and cube, the pass over all tiles, and the result."""
+    settings, history = engine or model.settings.engine, known.history
+    with jax.enable_x64(True):
+        prepared, shocks = _prepare(model, exposures.instruments, exposures.market, known.state, known.draws)
+        labels = model.labels(history)
+        scrambles, drawn = model.scrambles
         scenarios = ScenarioSet(
             factors=history.names,
             shocks=np.where(history.is_settlement, shocks, np.nan_to_num(np.asarray(shocks))),
             weights=np.asarray(prepared.weights),
             labels=labels,
-            independent=chosen.independent,
+            independent=model.independent,
             scrambles=scrambles,
             drawn=drawn,
         )
-        diagnostics = dict(chosen.diagnostics(history, state, draws, scenarios))
+        diagnostics = dict(model.diagnostics(history, known.state, known.draws, scenarios))
     notes = data_notes(matched)
-    statuses = account_statuses(
-        matched, exposures, history, stale_after_days=chosen.settings.scenarios.stale_after_days
-    )
+    statuses = account_statuses(matched, exposures, history, stale_after_days=model.settings.scenarios.stale_after_days)
     clock["prepared"] = perf_counter()
-    tiles = TilePass(chosen, prepared, exposures, settings)
-    figures = Figures.empty(len(matched.book), len(labels), chosen.part_names)
+    tiles = TilePass(model, prepared, exposures, settings)
+    figures = Figures.empty(len(matched.book), len(labels), model.part_names)
     able = np.flatnonzero(~statuses.excepted)
     tiles.compile(able)
     clock["compiled"] = perf_counter()
@@ -99,9 +125,9 @@ def margin_book(
     return Result.assemble(
         matched=matched,
         exposures=exposures,
-        model=chosen.name,
-        settings=chosen.settings,
-        seed=seed,
+        model=model.name,
+        settings=model.settings,
+        seed=known.seed,
         figures=figures,
         statuses=statuses,
         scenarios=scenarios,
@@ -112,7 +138,7 @@ def margin_book(
     )
 
 
-def _agree(run: Run, market: Market) -> None:
+def agree(run: Run, market: Market) -> None:
     """Refuse a configuration that states another currency or time than the market was read with."""
     for key, read in (("currency", market.currency), ("as_of", market.as_of)):
         stated = getattr(run, key)

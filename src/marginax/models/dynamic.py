@@ -33,12 +33,13 @@ from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, independent_cube, independent_orders, standalone
 from marginax.models.addons.procyclicality import ProcyclicalityTools
-from marginax.models.dynamic_state import DynamicPast, DynamicState, Follower, dynamic_past
+from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Parts, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioDraws, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, held_amounts, owes, tile_losses, uncovered
 from marginax.problems import BadInput, Problem
+from marginax.scenarios.carried import Bar
 from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, horizon_bars
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.historical import stretches
@@ -145,6 +146,26 @@ class Dynamic(ExpectedShortfall):
         if isinstance(self.source, GivenScenarios):
             return DynamicState(super().observe(history), None, None)
         return _observe(self._follower, factor_arrays(history))
+
+    def carry(self, history: FactorHistory) -> DynamicCarried:
+        """The filters, their window, and what the tools and the stretch need, after a whole history."""
+        plain = super().carry(history)
+        return self._follower.carried(plain, factor_arrays(history))
+
+    def step(self, state: DynamicCarried, bar: Bar) -> DynamicCarried:
+        """All of it one bar on."""
+        return self._follower.step(state, bar)
+
+    def known(self, state: DynamicCarried) -> DynamicState:
+        """What `prepare` takes."""
+        return state.known
+
+    def carried_factors(self, state: DynamicCarried) -> FactorArrays:
+        """The window of a carried state."""
+        return state.plain.observed.factors
+
+    def _window(self, history: FactorHistory) -> int:
+        return max(super()._window(history), self._follower.stretch_bars)
 
     def past(self, known: KnownHistory) -> DynamicPast:  # type: ignore[override]
         """What was known at the close of each bar."""
@@ -313,6 +334,9 @@ class Dynamic(ExpectedShortfall):
         plain = super().labels(history)
         if self.stress_weight is None:
             return plain
+        if history.carried:  # what is older than the window has no date any more
+            reach = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)[0] - 1
+            return (*plain, *(f"stressed bar {k + 1}" for k in range(self._follower.stretch_bars - reach)))
         rows = self._follower.rows(len(history.times))
         start = int(_start(self._follower, factor_arrays(history)))
         bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)

@@ -3,18 +3,20 @@
 All of it is market-level and the same for every account; at one bar it knows nothing of the bars that come later.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from marginax.known import KnownHistory
-from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.addons.procyclicality import Levels, ProcyclicalityTools
+from marginax.scenarios.carried import Bar, Carried
 from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
 from marginax.scenarios.past import Past, past_of
-from marginax.scenarios.stress_period import Stretch, stretch_at, stretch_starts
+from marginax.scenarios.stress_period import Stretch, bar_scores, bar_squares, stretch_at, stretch_starts
 from marginax.scenarios.volatility import FilterPath
 from marginax_kernels import volatility
 
@@ -25,6 +27,34 @@ class DynamicState(eqx.Module):
     observed: Observed
     stretch: Stretch | None
     multiplier: Float[Array, " underlyings"] | None
+
+
+class StretchState(NamedTuple):
+    """The most volatile stretch so far and how volatile it is, and the volatility of each of the last bars."""
+
+    stretch: Stretch
+    greatest: Float[Array, ""]
+    scores: Float[Array, " rows"]
+
+
+class DynamicCarried(eqx.Module):
+    """A state that is carried forward: the filters and their window, the tools' levels, the squares that a floor of
+    years looks back on, the multipliers, and the stretch."""
+
+    plain: Carried
+    levels: Levels | None
+    squares: Float[Array, "bars underlyings"] | None
+    multiplier: Float[Array, " underlyings"] | None
+    stretch: StretchState | None
+
+    @property
+    def known(self) -> DynamicState:
+        """What a margin is prepared from."""
+        stretch, observed = None, self.plain.observed
+        if self.stretch is not None:
+            found = self.stretch.stretch
+            stretch = Stretch(jnp.where(observed.factors.own, found.returns, jnp.nan), found.bars, found.live)
+        return DynamicState(observed, stretch, self.multiplier)
 
 
 class Follower(eqx.Module):
@@ -43,7 +73,7 @@ class Follower(eqx.Module):
         observed = self.volatility.observe(factors)
         path = self.volatility.path(factors)
         path = path._replace(ahead=path.ahead.at[-1].set(observed.today))
-        multiplier = None if self.tools is None else self.multipliers(path, factors)[-1]
+        multiplier = None if self.tools is None else self.multipliers(path, factors)[0][-1]
         stretch, bars = None, len(factors.returns)
         if self.stretch_bars:
             rows = self.rows(bars)
@@ -51,14 +81,68 @@ class Follower(eqx.Module):
             stretch = stretch_at(factors, start, jnp.asarray(bars), factors.own, rows=rows)
         return DynamicState(observed, stretch, multiplier)
 
-    def multipliers(self, path: FilterPath, factors: FactorArrays) -> Float[Array, "bars_and_one underlyings"]:
-        """The multiplier of each underlying at each bar."""
+    def multipliers(
+        self, path: FilterPath, factors: FactorArrays
+    ) -> tuple[Float[Array, "bars_and_one underlyings"], Levels]:
+        """The multiplier of each underlying at each bar, and what the tools remember at the end."""
         assert self.tools is not None
         prices = slice(0, factors.underlyings)
         level = self.volatility.today(path.ahead, volatility(path.long_run), factors)[:, prices]
         squares, seen = (path.long_run * path.seen)[:, prices], path.seen[:, prices]
         least = self.tools.least(squares, seen, bars_per_year=factors.bars_per_year)
-        return self.tools.path(level, least, bars_per_day=factors.bars_per_day)[0]
+        return self.tools.path(level, least, bars_per_day=factors.bars_per_day)
+
+    def carried(self, plain: Carried, factors: FactorArrays) -> DynamicCarried:
+        """The state after a whole history, whose filters and window are carried already."""
+        path, prices = self.volatility.path(factors), slice(0, factors.underlyings)
+        levels = squares = multiplier = stretch = None
+        if self.tools is not None:
+            multipliers, levels = self.multipliers(path, factors)
+            multiplier = multipliers[-1]
+            bars = self.tools.floor_bars(factors.bars_per_year)
+            if bars:
+                squares = _last(bar_squares(factors.returns, factors.bars)[:, prices], bars, jnp.nan)
+        if self.stretch_bars:
+            rows, count = self.stretch_bars, len(factors.returns)
+            usual = path.long_run[1:]
+            start = stretch_starts(factors, usual, rows=self.rows(count))[-1]
+            found = stretch_at(factors, start, jnp.asarray(count), factors.own, rows=self.rows(count))
+            scores = bar_scores(factors, usual)
+            window = lax.dynamic_slice_in_dim(scores, start, self.rows(count))
+            missing = rows - self.rows(count)
+            found = Stretch(
+                _last(found.returns, rows, jnp.nan), _last(found.bars, rows, 1.0), jnp.pad(found.live, (missing, 0))
+            )
+            stretch = StretchState(found, jnp.sum(window), jnp.pad(scores[-rows:], (missing, 0)))
+        return DynamicCarried(plain, levels, squares, multiplier, stretch)
+
+    def step(self, state: DynamicCarried, bar: Bar) -> DynamicCarried:
+        """The state one bar on."""
+        plain = state.plain.step(self.volatility, bar)
+        observed, factors = plain.observed, plain.observed.factors
+        prices, bars_per_day = slice(0, factors.underlyings), factors.bars_per_day
+        levels, squares, multiplier, stretch = state.levels, state.squares, state.multiplier, state.stretch
+        newest = bar_squares(factors.returns[-1:], factors.bars[-1:])
+        if self.tools is not None:
+            least = jnp.zeros(factors.underlyings)
+            if squares is not None:
+                squares = jnp.concatenate([squares[1:], newest[:, prices]])
+                seen = jnp.sum(~jnp.isnan(squares), axis=0)
+                least = volatility(jnp.nansum(squares, axis=0) / jnp.maximum(seen, 1))
+            level = self.volatility.today(observed.today, observed.long_run, factors)[prices]
+            assert levels is not None
+            levels, multiplier = self.tools.step(levels, level, least, bars_per_day=bars_per_day)
+        if stretch is not None:
+            score = bar_scores(factors, plain.filter.long_run.variance[None], last=1)
+            scores = jnp.concatenate([stretch.scores[1:], score])
+            total = jnp.sum(scores)
+            rows = len(scores)
+            assert factors.live is not None
+            latest = Stretch(factors.returns[-rows:], factors.bars[-rows:], factors.live[-rows:])
+            worse = total >= stretch.greatest
+            kept = jax.tree.map(lambda new, old: jnp.where(worse, new, old), latest, stretch.stretch)
+            stretch = StretchState(kept, jnp.maximum(total, stretch.greatest), scores)
+        return DynamicCarried(plain, levels, squares, multiplier, stretch)
 
 
 class DynamicPast(eqx.Module):
@@ -92,7 +176,12 @@ def dynamic_past(follower: Follower, known: KnownHistory, *, lookback: int) -> D
 @jax.jit
 def _followed(follower: Follower, factors: FactorArrays) -> tuple[Array | None, Array | None]:
     path = follower.volatility.path(factors)
-    multiplier = None if follower.tools is None else follower.multipliers(path, factors)
+    multiplier = None if follower.tools is None else follower.multipliers(path, factors)[0]
     if not follower.stretch_bars:
         return None, multiplier
     return stretch_starts(factors, path.long_run[1:], rows=follower.rows(len(factors.returns))), multiplier
+
+
+def _last(table: Array, rows: int, fill: float) -> Array:
+    """The last rows of a table, filled up in front."""
+    return jnp.pad(table[-rows:], ((max(rows - len(table), 0), 0), (0, 0)), constant_values=fill)

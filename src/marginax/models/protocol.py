@@ -20,6 +20,7 @@ from marginax.known import KnownHistory
 from marginax.market import Market
 from marginax.models.runs import Runs
 from marginax.problems import BadInput, Problem
+from marginax.scenarios.filtering import FactorArrays
 from marginax.scenarios.sets import ScenarioSet
 
 
@@ -108,12 +109,26 @@ class MarginModel(eqx.Module):
         """What is random, drawn once on the host from one seed; raises BadInput for a history it cannot use."""
 
     @abstractmethod
-    def step(self, state: Any, bar: Any, bars_per_day: float) -> Any:
-        """Carry the market-level state forward by one bar, O(1) and traceable."""
+    def observe(self, history: FactorHistory) -> Any:
+        """What the model knows of the market after a whole history: what `prepare` takes."""
+
+    def carry(self, history: FactorHistory) -> Any:
+        """The state after a whole history that `step` takes on from there."""
+        remedy = "Give it `carry`, `step` and `known`"
+        what = f"`{self.name}` cannot be carried forward bar by bar"
+        raise BadInput([Problem("configuration", "model", None, what, remedy)])
 
     @abstractmethod
-    def observe(self, history: FactorHistory) -> Any:
-        """The state after a whole history: `step` over its bars."""
+    def step(self, state: Any, bar: Any) -> Any:
+        """Carry the state forward by one `Bar`, O(1) in the history and traceable."""
+
+    def known(self, state: Any) -> Any:
+        """What `prepare` takes, of a carried state."""
+        return state
+
+    def carried_factors(self, state: Any) -> FactorArrays:
+        """The window of a carried state: which rows are any, and which factors stand on their own."""
+        raise NotImplementedError
 
     @abstractmethod
     def prepare(

@@ -26,6 +26,7 @@ from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile,
 from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncovered
 from marginax.options import OptionPricing
 from marginax.problems import BadInput, Problem
+from marginax.scenarios.carried import Bar, carried_from
 from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.past import Past, past_of
@@ -144,9 +145,30 @@ class ScenarioModel(MarginModel):
         shares = [haircuts.get(name, usual) for name, usual in zip(names, by_class.tolist(), strict=True)]
         return ScenarioDraws(draws, np.array(shares, float))
 
-    def step(self, state: Any, bar: Any, bars_per_day: float) -> Any:
-        """Carry each factor's variance forward by one bar."""
-        raise NotImplementedError
+    def carry(self, history: FactorHistory) -> Any:
+        """The filters after a whole history, and a window of it. Raises BadInput for stress windows by date."""
+        source = self._replayed()
+        if source.stress.windows:
+            what = "a stretch of dates is not kept in a state that is carried forward"
+            raise BadInput([Problem("configuration", "scenarios.stress", None, what, "Leave it out of the model")])
+        return carried_from(source.volatility, history, self.settings, rows=self._window(history))
+
+    def step(self, state: Any, bar: Bar) -> Any:
+        """The filters and the window one bar on."""
+        return state.step(self._replayed().volatility, bar)
+
+    def known(self, state: Any) -> Any:
+        """What was observed."""
+        return state.observed
+
+    def carried_factors(self, state: Any) -> FactorArrays:
+        """The window of a carried state."""
+        return state.observed.factors
+
+    def _window(self, history: FactorHistory) -> int:
+        """Rows of a state's window: those of the scenarios; of more than there are, these and a block to grow in."""
+        wanted = self._replayed().window(history.grid.bars_per_day)
+        return min(wanted, (len(history.times) // BLOCK + 2) * BLOCK)
 
     def observe(self, history: FactorHistory) -> Observed:
         """Run the volatility filter over the history."""

@@ -76,10 +76,14 @@ class ScenarioSource(eqx.Module):
         return "monte_carlo" if isinstance(self.main, MonteCarloScenarios) else self.main.kind
 
     def lookback(self, bars_per_day: float) -> int:
-        """Returns that scenarios are made of. Raises BadInput for stress, whose windows a replay cannot place yet."""
+        """The window of a replay. Raises BadInput for stress, whose windows a replay cannot place yet."""
         if self.stress.windows or self.stress.events or self.stress.grid.prices:
             what = "stress windows, events and grids would be known in a replay before they happened"
             raise BadInput([Problem("configuration", "scenarios.stress", None, what, "Leave them out of the model")])
+        return self.window(bars_per_day)
+
+    def window(self, bars_per_day: float) -> int:
+        """Returns that scenarios are made of."""
         if isinstance(self.main, MonteCarloScenarios):
             return self.main.config.scenarios.window
         bars, _ = horizon_bars(self.main.horizon_days, bars_per_day)

@@ -28,6 +28,25 @@ class Stretch(eqx.Module):
     live: Bool[Array, " rows"]
 
 
+def bar_squares(
+    returns: Float[Array, "bars factors"], bars: Float[Array, "bars factors"]
+) -> Float[Array, "bars factors"]:
+    """Squared returns per bar; NaN where there is none."""
+    return returns**2 / bars
+
+
+def bar_scores(
+    factors: FactorArrays, mean_square: Float[Array, "bars factors"], *, last: int | None = None
+) -> Float[Array, " bars"]:
+    """How volatile each of the `last` bars was (all: None); `mean_square` is that of each factor after each bar."""
+    rows, prices = slice(None if last is None else -last, None), slice(0, factors.underlyings)
+    square = bar_squares(factors.returns[rows, prices], factors.bars[rows, prices])
+    usual = mean_square[:, prices]
+    known = ~jnp.isnan(square) & (usual > 0)
+    ratio = jnp.where(known, square, 0) / jnp.where(known, usual, 1)
+    return jnp.sum(jnp.minimum(ratio, GREATEST), axis=1)
+
+
 def stretch_starts(
     factors: FactorArrays, mean_square: Float[Array, "bars factors"], *, rows: int
 ) -> Int[Array, " bars_and_one"]:
@@ -35,12 +54,7 @@ def stretch_starts(
 
     `mean_square` is that of each price after each bar. Before `rows` bars are known the stretch begins with them.
     """
-    prices = slice(0, factors.underlyings)
-    returns, usual = factors.returns[:, prices], mean_square[:, prices]
-    known = ~jnp.isnan(returns) & (usual > 0)
-    square = jnp.where(known, returns, 0) ** 2 / factors.bars[:, prices]
-    score = jnp.sum(jnp.minimum(square / jnp.where(known, usual, 1), GREATEST), axis=1)
-    cumulated = jnp.concatenate([jnp.zeros(1), jnp.cumsum(score)])
+    cumulated = jnp.concatenate([jnp.zeros(1), jnp.cumsum(bar_scores(factors, mean_square))])
     early = jnp.zeros(min(rows, len(cumulated)), int)
     if len(cumulated) <= rows:
         return early

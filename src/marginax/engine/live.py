@@ -1,0 +1,257 @@
+"""A market followed bar by bar: new prices in, new margins out, without the history that came before.
+
+    live = follow(book, market, "dynamic")
+    live.margins()                                     a Result, as `margin_book` gives it
+    live = live.after(quotes=..., underlyings=...)     one bar on: O(1) in the length of the history
+    live.save("state.npz"); live = resume("state.npz", book, "dynamic")
+
+A bar is a new index price of every underlying and new marks. What a bar leaves out keeps its last price: its volatility
+stays as it was, its holders are `stale` once the price is old, and what it did in between comes with its next price. A
+state that was saved and resumed gives the same bits as one that was not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import jax
+import numpy as np
+import polars as pl
+
+from marginax.book import Book
+from marginax.calendars import DAY, DAY_MICROS
+from marginax.config import Config
+from marginax.engine.compilation import persistent_cache
+from marginax.engine.margin_book import Known, Progress, agree, margined
+from marginax.engine.result import Result
+from marginax.exposures import expose
+from marginax.history import FactorHistory, settling
+from marginax.market import Market, read_market
+from marginax.match import match
+from marginax.models.load import load_model
+from marginax.models.protocol import MarginModel
+from marginax.problems import BadInput, Problem, suggestion
+from marginax.scenarios.carried import Bar
+from marginax.sections import Engine
+from marginax.tables.door import OnError
+from marginax.tables.read import Source
+
+NO_HISTORY = pl.DataFrame(schema={"time": pl.Datetime("us", "UTC"), "underlying": pl.String, "price": pl.Float64})
+
+
+@dataclass(frozen=True)
+class LiveMargin:
+    """A book, the latest market, and the state of a model; `history` tells of its factors, its rows are the window."""
+
+    book: Book
+    market: Market
+    model: MarginModel
+    history: FactorHistory
+    state: Any
+    draws: Any
+    seed: int
+
+    def __repr__(self) -> str:
+        return f"LiveMargin({self.model.name} as of {self.market.as_of:%Y-%m-%d %H:%M}, {len(self.book):,} accounts)"
+
+    def margins(
+        self, *, engine: Engine | None = None, on_error: OnError = "raise", progress: Progress | None = None
+    ) -> Result:
+        """Margins of the book at the latest bar; raises as `margin_book` does."""
+        clock = {"started": perf_counter()}
+        options = self.model.settings.options
+        matched = match(self.book, self.market, model=self.model.name, options=options, on_error=on_error)
+        with jax.enable_x64(True):
+            exposures = expose(matched.book, matched.market, self.history, options)
+            known = self.model.known(self.state)
+        clock["bound"] = perf_counter()
+        found = Known(self.history, known, self.draws, self.seed)
+        return margined(self.model, matched, exposures, found, engine=engine, clock=clock, progress=progress)
+
+    def after(
+        self,
+        *,
+        quotes: Source,
+        underlyings: Source,
+        forwards: Source | None = None,
+        values: Mapping[str, float] | None = None,
+        as_of: date | datetime | str | None = None,
+        on_error: OnError = "raise",
+    ) -> "LiveMargin":
+        """The same one bar on; `values` are those of other factors than prices, by name (`implied_vol:BTC`, 0.6).
+
+        Raises BadInput for a bar that is not later than the last one, for underlyings that the state does not know, for
+        options that settle inside the horizon, and for what the door refuses.
+        """
+        given = read_market(
+            quotes=quotes,
+            underlyings=underlyings,
+            history=NO_HISTORY,
+            forwards=forwards,
+            as_of=as_of,
+            currency=self.market.currency,
+            on_error=on_error,
+        )
+        self._check(given)
+        tables = dict(given.tables)
+        for name, key in (("quotes", "instrument_id"), ("underlyings", "underlying")):
+            before, new = self.market.tables[name].rows, tables[name].rows
+            kept = before.filter(~pl.col(key).is_in(new[key].implode()))
+            rows = pl.concat([new, kept.select(new.columns)])
+            if name == "underlyings":  # in the order of the factors
+                rows = pl.DataFrame({key: before[key]}).join(rows, on=key, how="left", maintain_order="left")
+                rows = rows.select(new.columns)
+            tables[name] = tables[name].of(rows)
+        market = replace(given, tables=tables)
+        return self._stepped(market, given, values or {})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the state into one file, whole or not at all; returns its path. See `resume`."""
+        from marginax.engine.live_file import save
+
+        return save(self, Path(path))
+
+    def _check(self, given: Market) -> None:
+        now, last = np.datetime64(given.as_of.replace(tzinfo=None), "us"), self.history.times[-1]
+        problems = []
+        if self.history.grid.bars_between(last, now) < 1:
+            when = "is that of the last bar" if now == last else "is less than half a bar later than the last, "
+            when = "is before the last bar, " if now < last else when
+            what = f"{given.as_of:%Y-%m-%d %H:%M} {when}{'' if now == last else _told(last)}"
+            problems.append(Problem("as_of", None, None, what, "Give every bar once, in order of time"))
+        known = self.history.names[: self.history.underlyings]
+        for name in given.underlyings["underlying"]:
+            if name not in known:
+                what = f"'{name}' is no underlying of the state"
+                remedy = f"Follow the market anew with its history, or leave it out; {suggestion(name, list(known))}"
+                problems.append(Problem("underlyings", "underlying", None, what, remedy, table="underlyings"))
+        if problems:
+            raise BadInput(problems)
+
+    def _stepped(self, market: Market, given: Market, values: Mapping[str, float]) -> "LiveMargin":
+        """The state with the prices of a bar; `given` are those that the bar itself brings."""
+        history = self.history
+        now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
+        _check_settlements(self.model, self.book, market, history)
+        bars = float(history.grid.bars_between(history.times[-1], now))
+        walk, level = _walk(history, given, values), _level(history, market)
+        bar = Bar(walk, level, np.asarray(bars), np.asarray((now - history.times[-1]) / DAY))
+        with jax.enable_x64(True):
+            state = _step(self.model, self.state, bar)
+        seen = np.where(np.isnan(walk), history.last_bar, now)
+        history = replace(history, times=np.append(history.times[1:], now), last_bar=seen, level=level, stands=walk)
+        return replace(self, market=market, state=state, history=_as_known(history, self.model, state))
+
+
+def follow(
+    book: Book, market: Market, model: str | Path | Config | MarginModel = "dynamic", *, seed: int | None = None
+) -> LiveMargin:
+    """Begin to follow a market whose history is given once.
+
+    Raises as `margin_book` does, for a model that cannot be carried forward, and for options inside the horizon. Where
+    the market's time is half a bar or more after the last bar of its history, its index prices are the next bar.
+    """
+    persistent_cache()
+    chosen = load_model(model)
+    seed = chosen.settings.run.seed if seed is None else seed
+    agree(chosen.settings.run, market)
+    with jax.enable_x64(True):
+        history = chosen.factors(market, book.instruments)
+        _check_settlements(chosen, book, market, history)
+        state = jax.tree.map(np.asarray, chosen.carry(history))
+        window = _window(history, len(chosen.carried_factors(state).returns))
+        draws = chosen.draw(seed, window)
+    tables = {**market.tables, "history": market.tables["history"].of(market.tables["history"].rows.clear())}
+    live = LiveMargin(book, replace(market, tables=tables), chosen, window, state, draws, seed)
+    now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
+    later = history.grid.bars_between(history.times[-1], now) >= 1
+    return live._stepped(live.market, live.market, {}) if later else live
+
+
+def _check_settlements(model: MarginModel, book: Book, market: Market, history: FactorHistory) -> None:
+    """Options that settle inside the horizon have a factor of their own, which a state does not grow."""
+    now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
+    horizon = model.settings.risk.horizon_days * history.grid.days_per_trading_day * DAY_MICROS
+    due = settling(
+        book.instruments, list(history.names[: history.underlyings]), now + np.timedelta64(round(horizon), "us")
+    )
+    if due:
+        what = f"options on {due[0][0]} settle on {_told(due[0][1])}, inside the horizon"
+        remedy = "Margin such a book with `margin_book`, or take the options out of it"
+        raise BadInput([Problem("instruments", "expiry", None, what, remedy, table="instruments")])
+
+
+def _window(history: FactorHistory, rows: int) -> FactorHistory:
+    """The last rows of a history; what is missing in front is padding, stamped like the first bar."""
+    padding = max(rows - len(history.times), 0)
+    times = np.concatenate([np.repeat(history.times[:1], padding), history.times[-rows:]])
+
+    def padded(table: np.ndarray, fill: float) -> np.ndarray:
+        return np.concatenate([np.full((padding, table.shape[1]), fill), table[-rows:]])
+
+    return replace(
+        history,
+        times=times,
+        returns=padded(history.returns, np.nan),
+        bars=padded(history.bars, 1.0),
+        gap_return=np.full(len(history.names), np.nan),
+        gap_bars=np.ones(len(history.names)),
+        padding=padding,
+        carried=True,
+    )
+
+
+def _as_known(history: FactorHistory, model: MarginModel, state: Any) -> FactorHistory:
+    """The history's flags as the state has them now; its returns stay those of the beginning."""
+    factors = model.carried_factors(state)
+    own, noise = np.asarray(factors.own), np.asarray(factors.noise)
+    is_price = np.arange(len(history.names)) < history.underlyings
+    frozen = np.where(is_price, own & ~np.isnan(noise), history.frozen)
+    return replace(
+        history,
+        own=own,
+        frozen=frozen,
+        noise=np.where(is_price, noise, history.noise),
+        padding=max(history.padding - 1, 0),
+    )
+
+
+def _walk(history: FactorHistory, given: Market, values: Mapping[str, float]) -> np.ndarray:
+    """Where each factor stands at a bar; NaN for what it does not bring. Raises BadInput for values of nothing."""
+    place = {name: k for k, name in enumerate(history.names)}
+    stands = np.full(len(place), np.nan)
+    for name, price in given.underlyings.select("underlying", "index_price").iter_rows():
+        stands[place[name]] = price if history.absolute[place[name]] else np.log(price)
+    implied = history.is_volatility
+    for name, value in values.items():
+        k = place.get(name, 0)
+        if k < history.underlyings or not history.own[k]:
+            listed = [history.names[j] for j in range(history.underlyings, len(place)) if history.own[j]]
+            what = f"'{name}' is no factor with a history of its own beside the prices"
+            raise BadInput([Problem("values", name, None, what, f"Leave it out; {suggestion(name, listed)}")])
+        if not np.isfinite(value) or (implied[k] and value <= 0):
+            what = f"{value} was given for '{name}'"
+            raise BadInput([Problem("values", name, None, what, "Give a number; a volatility above zero")])
+        stands[k] = np.log(value) if implied[k] else value
+    return stands
+
+
+def _level(history: FactorHistory, market: Market) -> np.ndarray:
+    """Levels of what is shocked absolutely grow with the price."""
+    level = history.level.copy()
+    price = np.abs(market.underlyings["index_price"].to_numpy())
+    prices = slice(0, history.underlyings)
+    level[prices] = np.where(history.absolute[prices], np.maximum(level[prices], price), level[prices])
+    return level
+
+
+def _told(time: np.datetime64) -> str:
+    return str(np.datetime_as_string(time, unit="m")).replace("T", " ")
+
+
+@jax.jit
+def _step(model: MarginModel, state: Any, bar: Bar) -> Any:
+    return model.step(state, bar)

@@ -1,0 +1,137 @@
+"""A market that is carried forward bar by bar: the filters, and a window of the past of fixed length.
+
+A step costs the same however long the history is. What is known at a bar is what a run over the whole history up to it
+would have known; only the random residuals that fill holes are other draws, for they belong to rows of the window.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from marginax.config import Config
+from marginax.history import FactorHistory
+from marginax.scenarios.filtering import Observed, VolatilityFilter, factor_arrays
+from marginax.scenarios.volatility import FilterState
+from marginax_kernels import volatility
+
+
+class Bar(NamedTuple):
+    """What a bar brings: where each factor stands (a logarithm, or a price that is shocked absolutely; NaN where it has
+    none), the level of each (see `FactorHistory`), and the bars and days since the last one."""
+
+    walk: Float[Any, " factors"]
+    level: Float[Any, " factors"]
+    bars: Float[Any, ""]
+    days: Float[Any, ""]
+
+
+class Carried(eqx.Module):
+    """What was observed, and what the next step needs beside it: by factor where it stood last, how many bars and days
+    ago, and whether it ever moved."""
+
+    observed: Observed
+    filter: FilterState
+    walk: Float[Array, " factors"]
+    bars: Float[Array, " factors"]
+    days: Float[Array, " factors"]
+    moved: Bool[Array, " factors"]
+    config: Config = eqx.field(static=True)
+
+    def step(self, volatility_filter: VolatilityFilter, bar: Bar) -> "Carried":
+        """The state one bar on. A factor without a price keeps its volatility; what it did comes with its next price.
+
+        A factor that has no price for longer than `scenarios.unusable_after_days` takes its proxy, and one that has
+        `scenarios.least_bars` returns stands on its own.
+        """
+        settings, observed = self.config.scenarios, self.observed
+        factors = observed.factors
+        bars, days = self.bars + bar.bars, self.days + bar.days
+        known = ~jnp.isnan(bar.walk)
+        returns = jnp.where(known & ~jnp.isnan(self.walk), bar.walk - self.walk, jnp.nan)
+        spans = jnp.where(jnp.isnan(returns), 1.0, jnp.maximum(bars, 1))
+        model = factors.by_factor(volatility_filter.model)
+        usual = self.filter.long_run.variance
+        before = model.variance(self.filter.model, usual, bars_per_day=factors.bars_per_day)
+        state = volatility_filter.step(self.filter, (returns, spans), factors)
+        moved = self.moved | (jnp.nan_to_num(returns) != 0)
+        days = jnp.where(known, 0.0, days)
+        alone = np.asarray(factors.proxy) < 0
+        fresh = (days <= settings.unusable_after_days) | alone
+        is_price = np.arange(len(factors.proxy)) < factors.underlyings
+        enough = (state.long_run.seen >= settings.least_bars) & fresh
+        # A basis or a volatility stands to the end on what it stood on at the beginning.
+        own = jnp.where(is_price, enough, factors.own)
+        frozen = own & ~moved
+        small = settings.minimum_volatility / np.sqrt(factors.bars_per_day)
+        noise = jnp.where(is_price, jnp.where(frozen, small * bar.level, jnp.nan), factors.noise)
+        after = eqx.tree_at(
+            lambda each: (each.level, each.returns, each.bars, each.own, each.noise, each.live, each.gap_return),
+            factors,
+            (
+                bar.level,
+                _shifted(factors.returns, returns),
+                _shifted(factors.bars, spans),
+                own,
+                noise,
+                _shifted(factors.live, jnp.asarray(True)),
+                jnp.full_like(self.walk, jnp.nan),
+            ),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return Carried(
+            observed=Observed(
+                factors=after,
+                variance=_shifted(observed.variance, before),
+                today=volatility_filter.ahead(state, after),
+                long_run=volatility(state.long_run.variance),
+            ),
+            filter=state,
+            walk=jnp.where(known, bar.walk, self.walk),
+            bars=jnp.where(known, 0.0, bars),
+            days=days,
+            moved=moved,
+            config=self.config,
+        )
+
+
+def carried_from(volatility_filter: VolatilityFilter, history: FactorHistory, config: Config, *, rows: int) -> Carried:
+    """The state after a whole history, with a window of `rows` bars; those before the history are none."""
+    factors = factor_arrays(history)
+    path = volatility_filter.path(factors)
+    padding = max(rows - len(history.times), 0)
+
+    def window(table: Array, fill: float) -> Array:
+        return jnp.pad(jnp.asarray(table)[-rows:], ((padding, 0), (0, 0)), constant_values=fill)
+
+    trimmed = eqx.tree_at(
+        lambda each: (each.returns, each.bars, each.live, each.gap_return),
+        factors,
+        (
+            window(factors.returns, jnp.nan),
+            window(factors.bars, 1.0),
+            jnp.arange(rows) >= padding,
+            jnp.full(len(factors.proxy), jnp.nan),
+        ),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    last = history.last_bar
+    days = (history.times[-1] - last) / np.timedelta64(1, "D")
+    bars = history.grid.bars_between(last, history.times[-1])
+    return Carried(
+        observed=Observed(trimmed, window(path.variance[:-1], 0.0), path.ahead[-1], volatility(path.long_run[-1])),
+        filter=path.state,
+        walk=jnp.asarray(history.stands),
+        bars=jnp.asarray(np.nan_to_num(bars)),
+        days=jnp.asarray(np.nan_to_num(days)),
+        moved=jnp.any(jnp.nan_to_num(factors.returns) != 0, axis=0),
+        config=config,
+    )
+
+
+def _shifted(table: Array | None, row: Array) -> Array:
+    """A window one row on."""
+    assert table is not None
+    return jnp.concatenate([table[1:], row[None]])
