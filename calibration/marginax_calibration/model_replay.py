@@ -313,9 +313,10 @@ def _prepared(shared: _Shared, draws: Any, bar: Any, first: Any) -> Any:
     instruments, prices = shared.market.at(bar)
     known = shared.model.before(shared.past, bar, first)
     prepared, _ = shared.model.prepare(instruments, prices, known, draws)
-    return jax.tree.map(
+    narrow = jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, prepared
     )
+    return shared.narrow.complete(narrow)
 
 
 def _narrowed(leaf: Any) -> np.ndarray:

@@ -3,13 +3,11 @@
 Conventions: as in `aggregate` and `tail`; the last row of the cube is all zero and padding points at it.
 """
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from marginax_kernels.aggregate import accumulate
+from marginax_kernels.aggregate import ROWS_A_TRIP
 from marginax_kernels.tail import expected_shortfall
 
 # Groups whose losses are summed side by side: few enough that the last block wastes little, and their losses fit a
@@ -57,24 +55,29 @@ def group_shortfalls(
     groups = len(start)
     padding = -groups % block
     padded = [jnp.pad(each, (0, padding)) for each in (start, length, owner, extra, amount)]
-    widths = [1 << k for k in range(1, width.bit_length())]
+    step = min(ROWS_A_TRIP, width)
 
-    def summed(wide: int) -> Callable[[tuple[Array, ...]], Array]:
-        def branch(part: tuple[Array, ...]) -> Array:
-            start, length, owner, _, _ = part
-            place = jnp.arange(wide)
-            inside = place < length[:, None]
-            column = jnp.minimum(start[:, None] + place, width - 1)
-            held = jnp.where(inside, rows[owner[:, None], column], len(cube) - 1)
-            return accumulate(cube, held, jnp.where(inside, quantities[owner[:, None], column], 0))
+    def summed(part: tuple[Array, ...]) -> Array:
+        """P&L of the positions of a block, `ROWS_A_TRIP` at a time up to the longest group."""
+        start, length, owner, _, _ = part
 
-        return branch
+        def trip(total: Array, first: Array) -> tuple[Array, None]:
+            def add(total: Array) -> Array:
+                for k in range(step):
+                    inside = first + k < length
+                    column = jnp.minimum(start + first + k, width - 1)
+                    row = jnp.where(inside, rows[owner, column], len(cube) - 1)
+                    total = total + jnp.where(inside, quantities[owner, column], 0)[:, None] * cube[row]
+                return total
+
+            return lax.cond(jnp.any(length > first), add, lambda total: total, total), None
+
+        zero = lax.optimization_barrier(jnp.zeros((block, scenarios), cube.dtype))
+        return lax.scan(trip, zero, jnp.arange(0, width, step))[0]
 
     def losses(part: tuple[Array, ...]) -> Array:
-        _, length, _, extra, amount = part
-        branch = jnp.searchsorted(jnp.asarray(widths), jnp.max(length))
-        total = lax.switch(branch, [summed(wide) for wide in widths], part)
-        return -lax.optimization_barrier(total + amount[:, None] * cube[extra])
+        _, _, _, extra, amount = part
+        return -lax.optimization_barrier(summed(part) + amount[:, None] * cube[extra])
 
     def one(_: None, part: tuple[Array, ...]) -> tuple[None, Array]:
         some = jnp.any((part[1] > 0) | (part[4] != 0))

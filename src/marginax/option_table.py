@@ -18,6 +18,7 @@ from marginax_kernels import effective_years, option_greeks
 GREEKS = ("delta", "gamma", "vega", "theta", "vanna")
 
 _option_greeks = jax.jit(option_greeks)
+_paces = jax.jit(jax.vmap(jax.grad(effective_years), (0, None)))
 
 
 def option_table(instruments: Instruments, market: Market, chains: Chains, *, window: float = 0.0) -> pl.DataFrame:
@@ -32,7 +33,7 @@ def option_table(instruments: Instruments, market: Market, chains: Chains, *, wi
     with jax.enable_x64(True):
         years = np.asarray(effective_years(expiries.years, window))[group]
         # Inside its window an average loses its variance faster, or slower, than time passes.
-        pace = np.asarray(jax.vmap(jax.grad(effective_years), (0, None))(expiries.years, window))[group]
+        pace = np.asarray(_paces(expiries.years, window))[group]
         greeks = _option_greeks(
             forward,
             instruments.strike[number],

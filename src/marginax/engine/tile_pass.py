@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int64
 
+from marginax.engine.compilation import WIDE_VECTORS
 from marginax.engine.devices import run_streams, stream_devices
 from marginax.engine.tiles import Cut, build, cut
 from marginax.exposures import Exposures
@@ -25,7 +27,8 @@ class TilePass:
         self._dtype = np.float32 if settings.precision == "float32" else np.float64
         self._devices = stream_devices(settings.streams)
         with self._precision():
-            here = jax.tree.map(self._narrow, (model, prepared))
+            model, prepared = jax.tree.map(self._narrow, (model, prepared))
+            here = (model, jax.tree.map(np.asarray, _complete(model, prepared)))
             placed = {device: jax.device_put(here, device) for device in set(self._devices)}
         self._placed = [placed[device] for device in self._devices]
 
@@ -67,6 +70,11 @@ class TilePass:
             return array
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and its holders `numerical`
             return array.astype(self._dtype)
+
+
+@partial(jax.jit, compiler_options=WIDE_VECTORS)
+def _complete(model: MarginModel, prepared: Prepared) -> Prepared:
+    return model.complete(prepared)
 
 
 @jax.jit

@@ -193,8 +193,6 @@ class Dynamic(ExpectedShortfall):
         assets = jnp.abs(market.index)
         underlying = jnp.concatenate([instruments.underlying, jnp.arange(len(assets))])
         scale = jnp.ones(rows) if state.multiplier is None else jnp.append(state.multiplier[underlying], 1.0)
-        single = self._needs_units
-        units = unit_shortfalls(cube[:, :main], weights, tail=self.charge_tail) if single else jnp.zeros((rows, 2))
         independent = None
         if draws.orders is not None:
             count = len(draws.orders)
@@ -210,7 +208,7 @@ class Dynamic(ExpectedShortfall):
                 weights=jnp.concatenate([weights, jnp.zeros(len(stressed))]),
                 haircuts=terms.haircut * terms.price,
                 stressed=stressed,
-                units=units,
+                units=jnp.zeros((rows, 2)),
                 scale=scale,
                 terms=terms,
                 independent=independent,
@@ -218,6 +216,14 @@ class Dynamic(ExpectedShortfall):
             ),
             shocks,
         )
+
+    def complete(self, prepared: DynamicPrepared) -> DynamicPrepared:
+        """Expected shortfalls of single units."""
+        if not self._needs_units:
+            return prepared
+        main = slice(0, prepared.main)
+        units = unit_shortfalls(prepared.cube[:, main], prepared.weights[main], tail=self.charge_tail)
+        return eqx.tree_at(lambda each: each.units, prepared, units)
 
     def _reach(self, observed: Observed) -> int:
         """Bars of the horizon after its first."""

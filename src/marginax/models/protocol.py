@@ -136,6 +136,10 @@ class MarginModel(eqx.Module):
     ) -> tuple[Prepared, Float[Array, "scenarios factors"]]:
         """Scenarios and cube, pure and traceable; the shocks are handed back for the record."""
 
+    def complete(self, prepared: Any) -> Any:
+        """What a pass needs beside, found once in its own precision; traceable."""
+        return prepared
+
     @abstractmethod
     def margin(self, prepared: Any, tile: Tile) -> tuple[Margin, Totals]:
         """Margins of the accounts of a tile, and sums over them; traceable, row by row."""

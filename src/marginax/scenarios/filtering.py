@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from scipy import stats
 
@@ -198,19 +199,25 @@ class VolatilityFilter(eqx.Module):
         noisy = ~jnp.isnan(factors.noise)
         shocks = jnp.where(noisy, jnp.where(noisy, factors.noise, 0) * draws.noise, shocks)
         proxy = np.asarray(factors.proxy, int)
-        rows = resampled_rows(~jnp.isnan(factors.returns), draws.orders)
-        filled = fill(
-            shocks,
-            order=levels(proxy),
-            proxy=proxy,
-            own=factors.own | noisy,
-            beta=factors.beta,
-            level=factors.level,
-            rows=rows,
-            default_beta=self.proxy_beta,
-            residual=self.proxy_residual,
-            safety_factor=self.safety_factor,
-        )
+
+        def without_holes(shocks: Array) -> Array:
+            return fill(
+                shocks,
+                order=levels(proxy),
+                proxy=proxy,
+                own=factors.own | noisy,
+                beta=factors.beta,
+                level=factors.level,
+                rows=resampled_rows(~jnp.isnan(factors.returns), draws.orders),
+                default_beta=self.proxy_beta,
+                residual=self.proxy_residual,
+                safety_factor=self.safety_factor,
+            )
+
+        # Most markets have no hole to fill, and looking for what would fill it costs as much as all else.
+        paths = np.array([path for path, _ in factors.settlements], int)
+        holes = jnp.any(jnp.isnan(shocks).at[:, paths].set(False))
+        filled = lax.cond(holes, without_holes, lambda shocks: shocks, shocks)
         if self.correlation is not None and window_from is not None:
             columns = np.asarray(factors.correlated, int)
             inside = jnp.arange(len(filled)) >= window_from
