@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from marginax.book import Book, read_book
     from marginax.config import Config, load_config
-    from marginax.engine import LiveMargin, Result, follow, margin_book, resume
+    from marginax.engine import LiveMargin, Result, correlation_sensitivity, follow, margin_book, resume
     from marginax.market import Market, read_market
     from marginax.models import MarginModel, load_model
     from marginax.problems import BadInput, Problem
@@ -27,6 +27,7 @@ _HOMES = {
     "Result": "engine",
     "ScenarioSet": "scenarios",
     "Status": "status",
+    "correlation_sensitivity": "engine",
     "follow": "engine",
     "join": "scenarios",
     "load_config": "config",
@@ -48,6 +49,7 @@ __all__ = [
     "Result",
     "ScenarioSet",
     "Status",
+    "correlation_sensitivity",
     "follow",
     "join",
     "load_config",

@@ -17,29 +17,42 @@ from marginax_kernels import correlation_map, ewma_correlation, volatility
 
 
 class CorrelationUpdate(eqx.Module):
-    """Decay and shrinkage; both leaves."""
+    """Decay and shrinkage, both leaves, and whether past scenarios follow at all."""
 
     half_life_days: Float[Any, ""]
     shrinkage: Float[Any, ""]
 
+    follow: bool = eqx.field(static=True)
+
     @classmethod
-    def from_settings(cls, settings: Correlation) -> "CorrelationUpdate | None":
-        """The update that a configuration describes; None where correlations stay those of the window."""
-        if not settings.follow:
-            return None
-        return cls(np.asarray(settings.half_life_days), np.asarray(settings.shrinkage))
+    def from_settings(cls, settings: Correlation) -> "CorrelationUpdate":
+        """The update that a configuration describes."""
+        return cls(np.asarray(settings.half_life_days), np.asarray(settings.shrinkage), settings.follow)
+
+    def now(
+        self, shocks: Float[Array, "bars factors"], live: Bool[Array, " bars"], *, bars_per_day: float
+    ) -> Float[Array, "factors factors"]:
+        """The correlation that scenarios are to have: today's, or the window's where today's is not followed."""
+        _, unit = standardised(shocks, live)
+        return self.today(unit, bars_per_day=bars_per_day) if self.follow else self.past(unit)
 
     def updated(
-        self, shocks: Float[Array, "bars factors"], live: Bool[Array, " bars"], *, bars_per_day: float
+        self,
+        shocks: Float[Array, "bars factors"],
+        live: Bool[Array, " bars"],
+        *,
+        bars_per_day: float,
+        wanted: Float[Array, "factors factors"] | None = None,
     ) -> Float[Array, "bars factors"]:
-        """Shocks of the same sizes and of today's correlation; bars that are none stay zero.
+        """Shocks of the same sizes and of today's correlation, or of a `wanted` one; bars that are none stay zero.
 
         Factors come in the order of listing: those that were there first are not moved by later ones.
 
         Gradient: exact in the shocks and in both leaves.
         """
         size, unit = standardised(shocks, live)
-        way = correlation_map(self.past(unit), self.today(unit, bars_per_day=bars_per_day))
+        now = self.today(unit, bars_per_day=bars_per_day) if wanted is None else wanted
+        way = correlation_map(self.past(unit), now)
         moved = jnp.matmul(unit, way.T, precision=lax.Precision.HIGHEST)
         return size * standardised(moved, live)[1]
 

@@ -90,7 +90,7 @@ class VolatilityFilter(eqx.Module):
     by asset class."""
 
     model: VolatilityModel
-    correlation: CorrelationUpdate | None
+    correlation: CorrelationUpdate
     volatility_floor: Float[Any, "*classes"]
     denominator_floor: Float[Any, "*classes"]
     residual_cap: Float[Any, "*classes"]
@@ -165,19 +165,38 @@ class VolatilityFilter(eqx.Module):
         return self._filled(factors.returns / jnp.sqrt(factors.bars), factors, draws)
 
     def rescaled(
-        self, observed: Observed, draws: FillDraws, *, window_from: int | None = None
+        self,
+        observed: Observed,
+        draws: FillDraws,
+        *,
+        window_from: int | None = None,
+        wanted: Float[Array, "correlated correlated"] | None = None,
     ) -> Float[Array, "bars factors"]:
         """Past returns at today's volatility, one bar each, gaps filled.
 
-        From `window_from` on they are at today's correlation too, where the filter follows it; those before are then
-        of no use.
+        From `window_from` on they are at today's correlation too, where the filter follows it, or at the one that is
+        `wanted`; those before are then of no use.
         """
         residuals, _ = self._residuals(observed)
         known = ~jnp.isnan(residuals)
         today = self.today(observed.today, observed.long_run, observed.factors)
         # Multiplied only where it is known: a gradient through NaN is NaN, even where its weight is zero.
         shocks = jnp.where(known, jnp.where(known, residuals, 0) * today, jnp.nan)
-        return self._filled(shocks, observed.factors, draws, window_from=window_from)
+        return self._filled(shocks, observed.factors, draws, window_from=window_from, wanted=wanted)
+
+    def correlation_now(
+        self, observed: Observed, draws: FillDraws, *, window_from: int
+    ) -> Float[Array, "correlated correlated"]:
+        """The correlation of the scenarios from `window_from` on, factors in the order of `correlated`."""
+        factors = observed.factors
+        filled = self.rescaled(observed, draws)[:, np.asarray(factors.correlated, int)]
+        live = self._window(factors, len(filled), window_from)
+        return self.correlation.now(filled, live, bars_per_day=factors.bars_per_day)
+
+    def _window(self, factors: FactorArrays, bars: int, first: int) -> Bool[Array, " bars"]:
+        """The bars from the first of the window on that are any."""
+        inside = jnp.arange(bars) >= first
+        return inside if factors.live is None else inside & factors.live
 
     def capped(self, observed: Observed) -> Int[Array, " factors"]:
         """How many past returns of each factor were cut at the residual cap."""
@@ -194,7 +213,13 @@ class VolatilityFilter(eqx.Module):
         )
 
     def _filled(
-        self, shocks: Array, factors: FactorArrays, draws: FillDraws, *, window_from: int | None = None
+        self,
+        shocks: Array,
+        factors: FactorArrays,
+        draws: FillDraws,
+        *,
+        window_from: int | None = None,
+        wanted: Array | None = None,
     ) -> Float[Array, "bars factors"]:
         noisy = ~jnp.isnan(factors.noise)
         shocks = jnp.where(noisy, jnp.where(noisy, factors.noise, 0) * draws.noise, shocks)
@@ -218,11 +243,10 @@ class VolatilityFilter(eqx.Module):
         paths = np.array([path for path, _ in factors.settlements], int)
         holes = jnp.any(jnp.isnan(shocks).at[:, paths].set(False))
         filled = lax.cond(holes, without_holes, lambda shocks: shocks, shocks)
-        if self.correlation is not None and window_from is not None:
+        if window_from is not None and (self.correlation.follow or wanted is not None):
             columns = np.asarray(factors.correlated, int)
-            inside = jnp.arange(len(filled)) >= window_from
-            live = inside if factors.live is None else inside & factors.live
-            moved = self.correlation.updated(filled[:, columns], live, bars_per_day=factors.bars_per_day)
+            live = self._window(factors, len(filled), window_from)
+            moved = self.correlation.updated(filled[:, columns], live, bars_per_day=factors.bars_per_day, wanted=wanted)
             filled = filled.at[:, columns].set(moved)
         for path, order in factors.settlements:
             # The same price's move of some other day: of its law, independent of today's, and together with others'.

@@ -50,12 +50,17 @@ class HistoricalScenarios(eqx.Module):
         return HistoricalDraws(max(0, count - (self.window + bars - 1)))
 
     def shocks(
-        self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: HistoricalDraws
+        self,
+        volatility: VolatilityFilter,
+        observed: Observed,
+        filling: FillDraws,
+        draws: HistoricalDraws,
+        wanted: Array | None = None,
     ) -> tuple[Float[Array, "scenarios factors"], Float[Array, " scenarios"]]:
-        """Shocks over the horizon, and weights that sum to one."""
+        """Shocks over the horizon, and weights that sum to one; at a `wanted` correlation where one is given."""
         rescale = self.kind == "filtered_historical"
         if rescale:
-            past = volatility.rescaled(observed, filling, window_from=draws.first)
+            past = volatility.rescaled(observed, filling, window_from=draws.first, wanted=wanted)
         else:
             past = volatility.plain(observed, filling)
         bars, scale = horizon_bars(self.horizon_days, observed.factors.bars_per_day)
@@ -64,6 +69,12 @@ class HistoricalScenarios(eqx.Module):
         if observed.factors.live is not None:  # a stretch is known when its first bar is
             raw = raw * observed.factors.live[draws.first : draws.first + len(raw)]
         return shocks, raw / jnp.sum(raw)
+
+    def correlation(
+        self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: HistoricalDraws
+    ) -> Float[Array, "correlated correlated"]:
+        """The correlation that the scenarios have, factors in the order of `correlated`."""
+        return volatility.correlation_now(observed, filling, window_from=draws.first)
 
     def labels(self, history: FactorHistory) -> list[str]:
         """The bar that each scenario ends at, or its stretch of bars."""

@@ -140,19 +140,22 @@ class MonteCarloScenarios(eqx.Module):
         )
 
     def shocks(
-        self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: MonteCarloDraws
+        self,
+        volatility: VolatilityFilter,
+        observed: Observed,
+        filling: FillDraws,
+        draws: MonteCarloDraws,
+        wanted: Array | None = None,
     ) -> tuple[Float[Array, "scenarios factors"], Float[Array, " scenarios"]]:
-        """Shocks over the horizon and weights that sum to one.
+        """Shocks over the horizon and weights that sum to one; at a `wanted` correlation where one is given.
 
         Gradient: exact in the filter. In the correlations the points keep their place on the principal components (see
         `principal_root`): right for the law, and not the slope of this one finite set of draws.
         """
-        rescaled = volatility.rescaled(observed, filling)[draws.first :]
-        live = observed.factors.live
-        size, residuals = standardised(rescaled, None if live is None else live[draws.first :])
-        correlation = self.correlation(residuals, observed.factors.bars_per_day)
-        if draws.stated is not None:
-            correlation = jnp.where(jnp.isnan(draws.stated), correlation, jnp.nan_to_num(draws.stated))
+        size, residuals, correlation = self._estimated(volatility, observed, filling, draws)
+        if wanted is not None:
+            place = np.asarray(observed.factors.correlated, int)
+            correlation = correlation.at[place[:, None], place].set(wanted)
         root = principal_root(correlation)
         x = copula_shocks(jnp.asarray(draws.normals), root, jnp.asarray(draws.mixing))
         if draws.marginal is not None:
@@ -163,6 +166,25 @@ class MonteCarloScenarios(eqx.Module):
         bars = self.config.risk.horizon_days * observed.factors.bars_per_day
         shocks = unit * size * np.sqrt(bars)
         return jnp.clip(shocks, -draws.bound, draws.bound), jnp.asarray(draws.weights)
+
+    def correlation(
+        self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: MonteCarloDraws
+    ) -> Float[Array, "correlated correlated"]:
+        """The correlation that the scenarios have, factors in the order of `correlated`."""
+        place = np.asarray(observed.factors.correlated, int)
+        return self._estimated(volatility, observed, filling, draws)[2][place[:, None], place]
+
+    def _estimated(
+        self, volatility: VolatilityFilter, observed: Observed, filling: FillDraws, draws: MonteCarloDraws
+    ) -> tuple[Array, Array, Array]:
+        """Sizes, de-volatilised returns, and correlations: those that are stated, and the estimated ones."""
+        rescaled = volatility.rescaled(observed, filling)[draws.first :]
+        live = observed.factors.live
+        size, residuals = standardised(rescaled, None if live is None else live[draws.first :])
+        correlation = self.estimate(residuals, observed.factors.bars_per_day)
+        if draws.stated is not None:
+            correlation = jnp.where(jnp.isnan(draws.stated), correlation, jnp.nan_to_num(draws.stated))
+        return size, residuals, correlation
 
     def labels(self) -> list[str]:
         """The number of each draw."""
@@ -194,7 +216,7 @@ class MonteCarloScenarios(eqx.Module):
             "price_caps_of_nothing": sorted(set(self.config.monte_carlo.price_caps) - set(history.names)),
         }
 
-    def correlation(self, residuals: Array, bars_per_day: float) -> Float[Array, "factors factors"]:
+    def estimate(self, residuals: Array, bars_per_day: float) -> Float[Array, "factors factors"]:
         """Correlations of de-volatilised returns (bars x factors), the latest bar last."""
         half_life = self.correlation_half_life_days * bars_per_day
         return ewma_correlation(residuals, half_life=half_life, shrinkage=self.shrinkage)
@@ -235,7 +257,7 @@ def _fitted(
     """De-volatilised returns and their correlations, for what the host settles."""
     rescaled = volatility.rescaled(volatility.observe(factors), filling)[first:]
     _, residuals = standardised(rescaled, None if factors.live is None else factors.live[first:])
-    return residuals, source.correlation(residuals, factors.bars_per_day)
+    return residuals, source.estimate(residuals, factors.bars_per_day)
 
 
 def _check(correlation: np.ndarray) -> None:

@@ -28,12 +28,14 @@ from marginax.scenarios.stress import Stress, StressDraws
 
 
 class SourceDraws(eqx.Module):
-    """What the host settles once: what fills gaps, what becomes scenarios, and the moves of stress."""
+    """What the host settles once: what fills gaps, what becomes scenarios, the moves of stress, and a correlation that
+    scenarios are to have (None: the one that is estimated)."""
 
     filling: FillDraws
     main: HistoricalDraws | MonteCarloDraws
     stress: StressDraws
     pegs: PegDraws
+    correlation: Float[Any, "correlated correlated"] | None = None
 
 
 class ScenarioSource(eqx.Module):
@@ -106,13 +108,18 @@ class ScenarioSource(eqx.Module):
         self, observed: Observed, draws: SourceDraws
     ) -> tuple[Float[Array, "scenarios factors"], Float[Array, " scenarios"]]:
         """Shocks over the horizon and their weights: the main source's scenarios, then stress, then lost pegs."""
-        main, weights = self.main.shocks(self.volatility, observed, draws.filling, draws.main)  # type: ignore[arg-type]
+        source: Any = self.main
+        main, weights = source.shocks(self.volatility, observed, draws.filling, draws.main, draws.correlation)
         blocks, masses = self.stress.shocks(self.volatility, observed, draws.filling, draws.stress)
         if draws.pegs.factors:
             jumps, lost = self.pegs.shocks(observed.factors, draws.pegs)
             blocks, masses = [*blocks, jumps], [*masses, lost]
             weights = weights * (1 - jnp.sum(lost) / (1 - self.stress.mass))
         return jnp.concatenate([main, *blocks]), jnp.concatenate([(1 - self.stress.mass) * weights, *masses])
+
+    def correlation(self, observed: Observed, draws: SourceDraws) -> Float[Array, "correlated correlated"]:
+        """The correlation of the main scenarios, factors in the order of `correlated`."""
+        return self.main.correlation(self.volatility, observed, draws.filling, draws.main)  # type: ignore[arg-type]
 
     def scenario_set(self, history: FactorHistory, *, seed: int) -> ScenarioSet:
         """The scenarios of this source on a history, as a set to look at or to join with others."""
