@@ -13,7 +13,8 @@ from marginax.config import Config, parse_config
 from marginax.engine.margin_book import _prepare
 from marginax.engine.tiles import build, cut
 from marginax.exposures import Exposures, expose
-from marginax.models.dynamic import Dynamic, DynamicPrepared
+from marginax.models.dynamic import Dynamic
+from marginax.models.dynamic_charges import DynamicPrepared
 from marginax.problems import BadInput
 from marginax.sections import Engine
 from markets import balances, book_of, margin, plus, positions, row, tables
@@ -262,3 +263,36 @@ def test_a_class_of_assets_has_a_haircut_of_its_own() -> None:
 def test_more_than_a_book_of_nothing_is_needed_for_a_margin() -> None:
     only = {**holdings(), "positions": book_of(), "balances": balances().clear()}
     assert margin(only, configured()).margins.height == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dependence": {"share": 0.1}}, "dependence: is set, and `expected_shortfall` does not read it"),
+        ({"collateral": {"limits": {"BTC": 1.0}}}, r"collateral\.limits: is set"),
+        ({"scenarios": {"source": "historical"}, "correlation": {"follow": True}}, r"correlation\.follow: is true"),
+        (
+            {"model": "dynamic", "filter": {"alpha": 0.3, "beta": 0.7}},
+            r"`alpha` \+ `beta` is 1 and the variance runs away",
+        ),
+        ({"model": "dynamic", "filter": {"daily": 0.9, "weekly": 0.2}}, "keep the sum at 1 or below"),
+        ({"model": "dynamic", "stress_period": {"weight": 1.5}}, r"stress_period\.weight"),
+        ({"model": "dynamic", "correlation_break": {"least": 0.5, "most": 0.1}}, "`least` 0.5 is above `most` 0.1"),
+        ({"model": "dynamic", "correlation": {"shrinkage": 0.0}}, r"correlation\.shrinkage"),
+        ({"model": "dynamic", "procyclicality": {"fall_limit": 1.0}}, r"procyclicality\.fall_limit"),
+        ({"model": "dynamic", "collateral": {"limits": {"BTC": -1.0}}}, "-1.0 was given for BTC"),
+        (
+            {"classes": {"names": {"BTC": "majors"}, "parameters": {"coins": {}}}},
+            r"BTC is placed in `majors`, which has no table",
+        ),
+        (
+            {"filter": {"kind": "garch"}, "classes": {"parameters": {"coins": {"beta": 0.95}}}},
+            "n the class `coins` `alpha` \\+ `beta` is 1.05",
+        ),
+    ],
+)
+def test_numbers_outside_their_range_and_parts_that_a_model_does_not_know_are_refused(
+    values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        mx.load_model(parse_config(values, "test"))

@@ -1,10 +1,10 @@
 """`marginax study`: the studies of the documentation, made again from market data."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +12,11 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines",)
+NAMES = ("baselines", "dynamic")
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="the study: baselines", metavar="STUDY")],
+    name: Annotated[str, typer.Argument(help="the study: baselines or dynamic", metavar="STUDY")],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -25,8 +25,10 @@ def command(
         ),
     ] = None,
     only: Annotated[str, typer.Option(help="histories, with commas between; default: all", metavar="NAMES")] = "",
-    models: Annotated[str, typer.Option(help="models, with commas between", metavar="NAMES")] = BY_DEFAULT,
-    seed: Annotated[int, typer.Option(min=0, help="seed of portfolios and draws")] = 7,
+    models: Annotated[
+        str, typer.Option(help="models of `baselines`, with commas between", metavar="NAMES")
+    ] = BY_DEFAULT,
+    seed: Annotated[int, typer.Option(min=0, help="seed of portfolios and draws, of `baselines`")] = 7,
 ) -> int:
     """Run a study of the documentation on real history."""
     if name not in NAMES:
@@ -34,41 +36,83 @@ def command(
     folder = data or Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
     if not folder.is_dir():
         raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
-    from marginax.cli.progress import progress_bar
-    from marginax.tables.results import write_files
-    from marginax_calibration.models import load_models
     from marginax_calibration.studies import baselines
 
     check_outputs([], out)
-    drawn = pictures()
     wanted = names_in(only) or list(baselines.STUDIES)
     unknown = [each for each in wanted if each not in baselines.STUDIES]
     if unknown:
         remedy = f"Name some of: {', '.join(baselines.STUDIES)}"
         raise BadInput([Problem("--only", None, None, f"'{unknown[0]}' is no history of this study", remedy)])
-    chosen = load_models(names_in(models))
+    out.mkdir(parents=True, exist_ok=True)
+    if name == "dynamic":
+        _dynamic(folder, out, wanted)
+    else:
+        _baselines(folder, out, wanted, names_in(models), seed)
+    return 0
+
+
+def _baselines(folder: Path, out: Path, histories: Sequence[str], names: Sequence[str], seed: int) -> None:
+    from marginax.tables.results import write_files
+    from marginax_calibration.models import load_models
+    from marginax_calibration.studies import baselines
+
+    drawn, chosen = pictures(), load_models(names)
     figures = {}
-    for history in wanted:
-        with progress_bar(history) as progress:
-            result = baselines.run(history, chosen, folder, seed=seed, progress=_under(progress))
+    for history in histories:
+        result = _with_bar(history, partial(baselines.run, history, chosen, folder, seed=seed))
         stem = history.replace(" ", "_")
-        text = baselines.tables(history, result, list(chosen))
         files: dict[Path, Callable[[Path], object]] = {
             out / f"{stem}.parquet": result.daily.write_parquet,
-            out / f"{stem}.md": partial(Path.write_text, data=text, encoding="utf-8"),
+            out / f"{stem}.md": _text(baselines.tables(history, result, list(chosen))),
         }
         if history == "crypto":
             files[out / "march_2020.png"] = partial(
                 drawn.margin_through, result.daily, "long BTC", baselines.SPRING, list(chosen)
             )
-        out.mkdir(parents=True, exist_ok=True)
         write_files(files)
         figures[history] = result.judgement["pooled"]
         typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
     write_files({out / "cost_and_loss.png": partial(drawn.cost_and_loss, figures, list(chosen))})
-    return 0
 
 
-def _under(bar: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
-    """A progress bar that does not care which model is at work."""
-    return lambda _, done, total: bar(done, total)
+def _dynamic(folder: Path, out: Path, histories: Sequence[str]) -> None:
+    from marginax.tables.results import write_files
+    from marginax_calibration.impulse import impulse
+    from marginax_calibration.models import load_models
+    from marginax_calibration.studies import dynamic
+
+    drawn, rivals = pictures(), load_models(dynamic.RIVALS)
+    for history in histories:
+        result, text = _with_bar(history, partial(dynamic.run, history, rivals, folder))
+        stem = f"dynamic_{history.replace(' ', '_')}"
+        files: dict[Path, Callable[[Path], object]] = {out / f"{stem}.md": _text(text)}
+        if history == "crypto":
+            files[out / "dynamic_crises.md"] = _text(dynamic.through(result.daily, ("static", "dynamic")))
+            for crisis, dates in dynamic.CRISES.items():
+                picture = out / f"dynamic_{crisis.lower().replace(' ', '_')}.png"
+                files[picture] = partial(
+                    drawn.through_crisis, result.daily, dynamic.ACCOUNTS, dates, ("static", "dynamic")
+                )
+        write_files(files)
+        typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
+    for title, table in (("parts", dynamic.PARTS), ("tools", dynamic.TOOLS)):
+        chosen = dynamic.variants(table)
+        _, text = _with_bar(title, partial(dynamic.run, "seven coins", chosen, folder))
+        write_files({out / f"dynamic_{title}.md": _text(text)})
+        typer.echo(f"Wrote {out / f'dynamic_{title}.md'}")
+    found = _with_bar("impulse", partial(impulse, dynamic.variants(dynamic.TOOLS), steps=(2.0,), seeds=32))
+    write_files({out / "dynamic_impulse.md": _text(dynamic.responses(found.figures, "2"))})
+    typer.echo(f"Wrote {out / 'dynamic_impulse.md'}")
+
+
+def _with_bar(title: str, work: Callable[..., Any]) -> Any:
+    """Work under a progress bar that does not care which model is at it."""
+    from marginax.cli.progress import progress_bar
+
+    with progress_bar(title) as bar:
+        return work(progress=lambda _, done, total: bar(done, total))
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return partial(Path.write_text, data=text, encoding="utf-8")

@@ -93,13 +93,13 @@ def tables(name: str, result: Backtest, models: Sequence[str]) -> str:
     count = linear["portfolio"].n_unique()
     first, last = (str(linear["date"].sort()[place]) for place in (0, -1))
     head = f"### {name}: {count} linear portfolios, {first} to {last}\n"
-    body = _markdown([title for title, _ in FIGURES], {m: [show(pooled[m]) for _, show in FIGURES] for m in models})
+    body = markdown([title for title, _ in FIGURES], {m: [show(pooled[m]) for _, show in FIGURES] for m in models})
     parts = [head, body]
     if linear.height < result.daily.height:
         kinds = {kind: each for kind, each in result.judgement["kinds"].items() if kind not in LINEAR_KINDS}
         for kind, each in kinds.items():
             parts += [f"\n{kind.replace('_', ' ')}:\n"]
-            parts += [_markdown([t for t, _ in FIGURES], {m: [show(each[m]) for _, show in FIGURES] for m in models})]
+            parts += [markdown([t for t, _ in FIGURES], {m: [show(each[m]) for _, show in FIGURES] for m in models})]
     parts += ["\nRejections of portfolios at a false discovery rate of 5 %:\n", _rejections(result, models)]
     for crisis, (begin, end) in CRISES.items():
         window = linear.filter(pl.col("date").is_between(begin, end))
@@ -126,19 +126,18 @@ def _crisis(linear: pl.DataFrame, window: pl.DataFrame, models: Sequence[str], b
             f"{float(beyond.max() or 0):.1%}",  # type: ignore[arg-type]
             "-" if rise is None else f"{float(rise):+.0%}",  # type: ignore[arg-type]
         ]
-    return _markdown(["breaches, of expected", "uncovered", "worst", "margin at its highest"], rows)
+    return markdown(["breaches, of expected", "uncovered", "worst", "margin at its highest"], rows)
 
 
 def _rejections(result: Backtest, models: Sequence[str]) -> str:
     counts: Mapping[str, Mapping[str, Any]] = result.judgement["rejections"]
     tests = list(next(iter(counts.values())))
     total = len(result.judgement["portfolios"])
-    return _markdown(
-        [f"{test} (of {total})" for test in tests], {m: [str(counts[m][t]) for t in tests] for m in models}
-    )
+    return markdown([f"{test} (of {total})" for test in tests], {m: [str(counts[m][t]) for t in tests] for m in models})
 
 
-def _markdown(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+def markdown(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table of Markdown, a row for each model."""
     lines = [f"| model | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
     return "\n".join([*lines, *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows.items())])
 

@@ -34,6 +34,23 @@ def margin_through(
     _save(alt.layer(bars, margins).properties(title=f"{portfolio}: losses (bars) and margins"), to)
 
 
+def through_crisis(
+    daily: pl.DataFrame, portfolios: Sequence[str], dates: tuple[date, date], models: Sequence[str], to: Path
+) -> None:
+    """What each model charged for each portfolio, and what it lost, day by day: one panel a portfolio."""
+    inside = pl.col("portfolio").is_in(list(portfolios)) & pl.col("date").is_between(*dates)
+    rows = daily.filter(inside).select("date", "portfolio", "model", "charged", "loss")
+    x = alt.X("date:T", title=None, axis=alt.Axis(tickCount=4))
+    y = alt.Y("charged:Q", title=None, axis=alt.Axis(format="%"))
+    base = alt.Chart(rows)
+    margins = base.mark_line(interpolate="step-after").encode(x=x, y=y, color=_colours(models))
+    losses = base.transform_filter((alt.datum.model == models[0]) & (alt.datum.loss > 0))
+    bars = losses.mark_bar(color="#bbbbbb", width=3).encode(x=x, y="loss:Q")
+    panel = alt.layer(bars, margins).properties(width=WIDTH / 4, height=HEIGHT / 3)
+    facets = panel.facet(facet=alt.Facet("portfolio:N", title=None, sort=list(portfolios)), columns=5)
+    _save(facets.resolve_scale(y="independent"), to, sized=False)
+
+
 def cost_and_loss(figures: Mapping[str, Mapping[str, Mapping[str, float]]], models: Sequence[str], to: Path) -> None:
     """Mean charge against mean uncovered loss, by model, one panel a history: down and to the left is better."""
     rows = pl.DataFrame(

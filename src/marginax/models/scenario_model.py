@@ -22,6 +22,7 @@ from marginax.history import FactorHistory, factor_history
 from marginax.instruments import Instruments
 from marginax.known import KnownHistory
 from marginax.market import Market
+from marginax.models.checks import check_read, check_tail
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile, Totals
 from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncovered
 from marginax.options import OptionPricing
@@ -65,10 +66,12 @@ class Charges(NamedTuple):
 class ScenarioModel(MarginModel):
     """A charge on scenarios. `maintenance_ratio` and the scenario source's numbers are leaves.
 
-    `selects` says that single losses are picked from the tail, so that it must hold one at least.
+    `selects` says that single losses are picked from the tail, so that it must hold one at least; `reads` names the
+    sections of `CHARGES` that the model knows.
     """
 
     selects: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
 
     name: str = eqx.field(static=True)
     settings: Config = eqx.field(static=True)
@@ -84,6 +87,7 @@ class ScenarioModel(MarginModel):
         if config.parameters:
             what, remedy = f"`{name}` has no parameters of its own", "Remove the table"
             raise BadInput([Problem("configuration", "parameters", None, what, remedy)])
+        check_read(config, cls.reads, name)
         tail = config.risk.tail
         return cls(
             name=name,
@@ -136,8 +140,8 @@ class ScenarioModel(MarginModel):
         """What the scenario source draws; raises BadInput for a history it cannot use, or a tail of no scenario."""
         draws = self.source.draw(seed, history)
         if self.selects:
-            _check_tail(self.tail, "tail", self.source, history)
-            _check_tail(self.charge_tail, "charge_tail", self.source, history)
+            check_tail(self.tail, "tail", self.source, history)
+            check_tail(self.charge_tail, "charge_tail", self.source, history)
         names, classes = history.names[: history.underlyings], self.settings.classes
         rows = np.zeros(len(names), int) if history.classes is None else history.classes[: len(names)]
         by_class = np.broadcast_to(classes.leaf("haircut", 0.0), len(classes.words) + 1)[rows]
@@ -288,25 +292,6 @@ class ScenarioModel(MarginModel):
             "first_bar": str(np.datetime_as_string(history.times[0], unit="m")),
             "last_bar": str(np.datetime_as_string(history.times[-1], unit="m")),
         }
-
-
-def _check_tail(tail: float, key: str, source: ScenarioSource | GivenScenarios, history: FactorHistory) -> None:
-    """Refuse a tail thinner than the heaviest scenario: its answer would be one loss whatever `tail` says."""
-    if isinstance(source, GivenScenarios):
-        return
-    effective = source.effective_count(history)
-    if effective * tail >= 1 - 1e-9:  # 100 scenarios at 0.01 are one, up to rounding
-        return
-    what = (
-        f"`{key}={tail:g}` of {effective:.3g} scenarios is {effective * tail:.2g} of a scenario, so the answer would "
-        f"be the worst loss whatever `{key}` says"
-    )
-    least = int(np.ceil(1 / tail - 1e-9))
-    if source.drawn:
-        remedy = f"Draw at least {least} (`monte_carlo.draws`), or widen the tail"
-        raise BadInput([Problem("configuration", f"risk.{key}", None, what, remedy)])
-    remedy = f"Give at least {least + 1} bars and a `scenarios.window` of {least}, or widen the tail"
-    raise BadInput([Problem("history", None, None, what, remedy, table="history")])
 
 
 @jax.jit

@@ -1,0 +1,175 @@
+"""The account side of the dynamic margin: every part of a requirement from the losses of a tile, and their shares."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
+from marginax.models.addons.correlation_break import CorrelationBreakCharge
+from marginax.models.addons.dependence import DependenceCharge, standalone
+from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.checks import CHARGES
+from marginax.models.expected_shortfall import ExpectedShortfall
+from marginax.models.protocol import Margin, Parts, Tile, Totals
+from marginax.models.scenario_model import Charges, ScenarioPrepared
+from marginax.models.tile_losses import has_collateral, held_amounts, owes, tile_losses, uncovered
+from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
+
+# Parts that the cost of closing is made of: maintenance holds them in full.
+IN_FULL = ("haircut", "concentration")
+
+
+class DynamicPrepared(ScenarioPrepared):
+    """The cube under the model's scenarios and then the stressed ones, which have no weight there.
+
+    `main` counts the former, `stressed` weighs the latter; `units` are expected shortfalls of one unit long and short,
+    `scale` the multiplier of each row's underlying, `independent` the cube with every underlying on its own.
+    """
+
+    stressed: Float[Array, " stressed"]
+    units: Float[Array, "rows 2"]
+    scale: Float[Array, " rows"]
+    terms: CollateralTerms
+    independent: Float[Array, "rows main"] | None
+    main: int = eqx.field(static=True)
+
+
+class DynamicCharges(ExpectedShortfall):
+    """Expected shortfall and the parts beside it; a part that is None is off. All numbers are leaves."""
+
+    reads: ClassVar[tuple[str, ...]] = CHARGES
+
+    stress_weight: Float[Any, ""] | None
+    dependence: DependenceCharge | None
+    correlation_break: CorrelationBreakCharge | None
+    procyclicality: ProcyclicalityTools | None
+    collateral: CollateralCharge
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The parts that are on, in the order they are reported."""
+        on = {
+            "core": True,
+            "stress": self.stress_weight is not None,
+            "collateral": True,
+            "dependence": self.dependence is not None,
+            "correlation_break": self.correlation_break is not None,
+            "wrong_way": self.collateral.wrong_way is not None,
+            "procyclicality": self.procyclicality is not None,
+            "haircut": True,
+            "concentration": self.collateral.concentrates,
+            "floor": True,
+        }
+        return tuple(name for name, switched in on.items() if switched)
+
+    def complete(self, prepared: DynamicPrepared) -> DynamicPrepared:
+        """Expected shortfalls of single units."""
+        if not self._needs_units:
+            return prepared
+        main = slice(0, prepared.main)
+        units = unit_shortfalls(prepared.cube[:, main], prepared.weights[main], tail=self.charge_tail)
+        return eqx.tree_at(lambda each: each.units, prepared, units)
+
+    @property
+    def _needs_units(self) -> bool:
+        against = self.dependence is not None and self.dependence.against == "comonotone"
+        return against or self.procyclicality is not None or self.collateral.wrong_way is not None
+
+    def fitted_margin(self, prepared: DynamicPrepared, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:  # type: ignore[override]
+        """Requirement, risk figures and score of every account of the tile."""
+        parts, charges, joint = self._parts(prepared, tile)
+        ratio = jnp.asarray(self.maintenance_ratio, charges.var.dtype)
+        ratios = tuple(jnp.ones_like(ratio) if name in IN_FULL else ratio for name in parts.names)
+        main = joint[:, : prepared.main]
+        margin = Margin(
+            parts=parts,
+            maintenance_ratios=ratios,
+            var=charges.var,
+            expected_shortfall=charges.shortfall,
+            std_error=charges.std_error,
+            stress_score=exceedance_probability(main, prepared.weights[: prepared.main], tile.equity),
+            worst_scenario=first_worst(joint),
+        )
+        return margin, Totals(uncovered(joint, tile.equity))
+
+    def _parts(self, prepared: DynamicPrepared, tile: Tile) -> tuple[Parts, Charges, Array]:
+        """The parts by account, the figures of the joint loss, and that loss."""
+        positions, joint = tile_losses(prepared, tile)
+        main = prepared.main
+        weights, losses = prepared.weights[:main], joint[:, :main]
+        charges = self.shortfalls(weights, tile, positions[:, :main], losses)
+        alone, together = charges.core, charges.joint
+        found = {"core": alone, "stress": jnp.zeros_like(alone)}
+        if self.stress_weight is not None:
+            found["stress"] = self._stress(alone, positions[:, main:], prepared.stressed)
+            together = together + self._stress(charges.joint, joint[:, main:], prepared.stressed)
+        found["collateral"] = together - alone - found["stress"]
+        own = None
+        if self._needs_units:
+            cube = prepared.cube[:, :main]
+            own = standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
+        if self.dependence is not None:
+            if prepared.independent is not None:
+                apart = eqx.tree_at(lambda each: each.cube, prepared, prepared.independent)
+                bound = expected_shortfall(tile_losses(apart, tile)[1], weights, tail=self.charge_tail)
+            else:
+                assert own is not None
+                bound = own.total
+            found["dependence"] = self.dependence.charge(bound, charges.joint)
+        if self.correlation_break is not None:
+            found["correlation_break"] = self.correlation_break.charge(
+                losses, weights, charges.joint, tail=self.charge_tail
+            )
+        found["wrong_way"] = self.collateral.wrong_way_charge(prepared.units, tile, alone, charges.joint)
+        risk = sum(found.values(), jnp.zeros_like(alone))
+        found["procyclicality"] = jnp.zeros_like(alone)
+        if self.procyclicality is not None:
+            assert own is not None
+            some = own.total > 0
+            multiplier = jnp.where(some, own.scaled / jnp.where(some, own.total, 1), 1)
+            found["procyclicality"] = (multiplier - 1) * jnp.maximum(risk, 0)
+        found["haircut"] = held_amounts(prepared.haircuts, tile)
+        found["concentration"] = jnp.zeros_like(alone)
+        if has_collateral(tile):
+            found["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
+        found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
+        has, names = owes(tile), self.part_names
+        return Parts(tuple(jnp.where(has, found[name], 0) for name in names), names), charges, joint
+
+    def _stress(self, shortfall: Array, losses: Array, weights: Array) -> Float[Array, " accounts"]:
+        """w (ES over the stretch - ES)+."""
+        assert self.stress_weight is not None
+        beyond = expected_shortfall(losses, weights, tail=self.charge_tail) - shortfall
+        return jnp.asarray(self.stress_weight, shortfall.dtype) * jnp.maximum(beyond, 0)
+
+    def attribute(self, prepared: DynamicPrepared, tile: Tile) -> Parts:  # type: ignore[override]
+        """Euler shares of each part by position, then by asset of the collateral: amount times slope.
+
+        All parts are homogeneous of degree one in what an account holds but `concentration`, which is a sum over assets
+        already.
+        """
+
+        def parts_of(quantities: Array, amounts: Array) -> tuple[Array, ...]:
+            held = eqx.tree_at(lambda each: (each.quantities, each.amounts), tile, (quantities, amounts))
+            return self._parts(prepared, held)[0].values
+
+        held = (jnp.asarray(tile.quantities), jnp.asarray(tile.amounts))
+        values, pull = jax.vjp(parts_of, *held)
+        each = jnp.broadcast_to(
+            jnp.eye(len(values), dtype=values[0].dtype)[:, :, None], (*2 * (len(values),), len(held[0]))
+        )
+        slopes = jax.vmap(lambda ways: pull(tuple(ways)))(each)
+        shares = dict(
+            zip(
+                self.part_names,
+                jnp.concatenate([a * b for a, b in zip(held, slopes, strict=True)], axis=2),
+                strict=True,
+            )
+        )
+        if "concentration" in shares:
+            own = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
+            shares["concentration"] = jnp.concatenate([jnp.zeros_like(held[0]), own], axis=1)
+        return Parts(tuple(shares.values()), self.part_names)
