@@ -8,7 +8,8 @@ bar at which a factor has no price, and the return after a gap spans it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -224,6 +225,52 @@ def factor_history(
         settlements=tuple(settles),
         classes=class_rows(classes, names, table["asset_class"].to_list(), factors=walk.shape[1]),
         stands=walk[last_known(walk), np.arange(walk.shape[1])],
+    )
+
+
+def without_settlements(history: FactorHistory) -> FactorHistory:
+    """The same without paths to settlement: what a state keeps, for settlements come and go."""
+    kept = ~history.is_settlement
+    if kept.all():
+        return history
+    names = (
+        "returns", "bars", "gap_return", "gap_bars", "absolute", "level", "own", "frozen", "proxy", "beta", "noise",
+        "last_bar", "classes", "stands",
+    )  # fmt: skip
+    arrays = {name: getattr(history, name)[..., kept] for name in names if getattr(history, name) is not None}
+    labels = tuple(name for name, keep in zip(history.names, kept, strict=True) if keep)
+    return replace(history, names=labels, settlements=(), **arrays)
+
+
+def with_settlements(history: FactorHistory, settles: Sequence[tuple[str, np.datetime64]]) -> FactorHistory:
+    """The same with paths to these settlements, for a history that has none."""
+    at = len(history.names) - history.volatilities
+    path = [history.names.index(name) for name, _ in settles]
+    count = len(settles)
+
+    def widened(values: np.ndarray, fill: Any) -> np.ndarray:
+        return np.insert(values, [at] * count, fill, axis=-1)
+
+    assert history.classes is not None
+    assert history.stands is not None
+    return replace(
+        history,
+        names=(*history.names[:at], *(settlement_factor(*each) for each in settles), *history.names[at:]),
+        returns=widened(history.returns, np.nan),
+        bars=widened(history.bars, 1.0),
+        gap_return=widened(history.gap_return, np.nan),
+        gap_bars=widened(history.gap_bars, 1.0),
+        absolute=widened(history.absolute, history.absolute[path]),
+        level=widened(history.level, history.level[path]),
+        own=widened(history.own, False),
+        frozen=widened(history.frozen, False),
+        proxy=widened(history.proxy, path),
+        beta=widened(history.beta, np.nan),
+        noise=widened(history.noise, np.nan),
+        last_bar=widened(history.last_bar, np.datetime64("NaT")),
+        settlements=tuple(settles),
+        classes=widened(history.classes, history.classes[at - 1]),
+        stands=widened(history.stands, np.nan),
     )
 
 

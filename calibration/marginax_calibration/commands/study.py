@@ -80,22 +80,22 @@ def _dynamic(folder: Path, out: Path, histories: Sequence[str]) -> None:
     from marginax.tables.results import write_files
     from marginax_calibration.impulse import impulse
     from marginax_calibration.models import load_models
-    from marginax_calibration.studies import dynamic
+    from marginax_calibration.studies import baselines, dynamic
 
     drawn, rivals = pictures(), load_models(dynamic.RIVALS)
     for history in histories:
         result, text = _with_bar(history, partial(dynamic.run, history, rivals, folder))
         stem = f"dynamic_{history.replace(' ', '_')}"
-        files: dict[Path, Callable[[Path], object]] = {out / f"{stem}.md": _text(text)}
-        if history == "crypto":
-            files[out / "dynamic_crises.md"] = _text(dynamic.through(result.daily, ("static", "dynamic")))
-            for crisis, dates in dynamic.CRISES.items():
-                picture = out / f"dynamic_{crisis.lower().replace(' ', '_')}.png"
-                files[picture] = partial(
-                    drawn.through_crisis, result.daily, dynamic.ACCOUNTS, dates, ("static", "dynamic")
-                )
-        write_files(files)
+        write_files({out / f"{stem}.md": _text(text)})
         typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
+    pair = load_models(dynamic.IN_CRISIS)
+    daily = _with_bar("crises", partial(baselines.run, "seven coins", pair, folder, options=True)).daily
+    files: dict[Path, Callable[[Path], object]] = {out / "dynamic_crises.md": _text(dynamic.through(daily, pair))}
+    for crisis, dates in dynamic.CRISES.items():
+        picture = out / f"dynamic_{crisis.lower().replace(' ', '_')}.png"
+        files[picture] = partial(drawn.through_crisis, daily, dynamic.ACCOUNTS, dates, list(pair))
+    write_files(files)
+    typer.echo(f"Wrote {out / 'dynamic_crises.md'}")
     for title, table in (("parts", dynamic.PARTS), ("tools", dynamic.TOOLS)):
         chosen = dynamic.variants(table)
         _, text = _with_bar(title, partial(dynamic.run, "seven coins", chosen, folder))

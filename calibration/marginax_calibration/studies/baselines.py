@@ -4,7 +4,7 @@ Linear portfolios only, but for the coins of the panel, which have options too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,14 @@ def run(
     folder: Path,
     *,
     seed: int = 7,
+    options: bool | None = None,
     progress: Progress | None = None,
 ) -> Backtest:
-    """One study: the backtest of its history and portfolios. Raises BadInput where the data is not there."""
-    study = STUDIES[name]
+    """One study: the backtest of its history and portfolios, with `options` or without (None: as the study has it).
+
+    Raises BadInput where the data is not there.
+    """
+    study = STUDIES[name] if options is None else replace(STUDIES[name], options=options)
     prices = read_prices(HISTORIES[study.history](folder), absolute=study.absolute)
     portfolios = [
         each for each in venue_portfolios(prices.names, seed=seed) if study.options or each.kind in LINEAR_KINDS

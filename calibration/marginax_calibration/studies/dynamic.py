@@ -3,7 +3,7 @@
 Parts and tools are judged on seven coins, linear portfolios; each variant is the preset with some keys changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ CRISES = {
     "March 2020": (date(2020, 3, 1), date(2020, 4, 15)),
     "10 October 2025": (date(2025, 10, 1), date(2025, 11, 15)),
 }
-# Ten kinds of account.
+# Ten kinds of account of seven coins, which all lived through both.
 ACCOUNTS = (
     "long BTC", "short BTC", "long DOGE", "long basket", "spread ADA BCH", "neutral 1", "straddle BTC", "strangle ETH",
     "collar BTC", "market maker 1",
 )  # fmt: skip
+IN_CRISIS = ("static", "dynamic")
 FIGURES = (
     ("breaches", lambda each: f"{each['breaches'] / each['days']:.2%}"),
     ("FZ0", lambda each: f"{each['mean_fz0']:.3f}"),
@@ -91,7 +92,7 @@ def run(
     return result, head + markdown([title for title, _ in FIGURES], rows) + "\n"
 
 
-def through(daily: pl.DataFrame, models: Sequence[str]) -> str:
+def through(daily: pl.DataFrame, models: Iterable[str]) -> str:
     """What each kind of account owed, was called for and lost in each crisis, as Markdown.
 
     A call is what an account that stood at its requirement must pay in to stand at it again: the rise of the

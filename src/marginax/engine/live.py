@@ -28,7 +28,7 @@ from marginax.engine.compilation import persistent_cache
 from marginax.engine.margin_book import Known, Progress, agree, margined
 from marginax.engine.result import Result
 from marginax.exposures import expose
-from marginax.history import FactorHistory, settling
+from marginax.history import FactorHistory, settling, with_settlements, without_settlements
 from marginax.market import Market, read_market
 from marginax.match import match
 from marginax.models.load import load_model
@@ -64,11 +64,15 @@ class LiveMargin:
         clock = {"started": perf_counter()}
         options = self.model.settings.options
         matched = match(self.book, self.market, model=self.model.name, options=options, on_error=on_error)
+        history, draws, settles = self.history, self.draws, _settling(self)
         with jax.enable_x64(True):
-            exposures = expose(matched.book, matched.market, self.history, options)
             known = self.model.known(self.state)
+            if settles:
+                history = with_settlements(history, settles)
+                known, draws = self.model.with_settlements(known, history), self.model.draw(self.seed, history)
+            exposures = expose(matched.book, matched.market, history, options)
         clock["bound"] = perf_counter()
-        found = Known(self.history, known, self.draws, self.seed)
+        found = Known(history, known, draws, self.seed)
         return margined(self.model, matched, exposures, found, engine=engine, clock=clock, progress=progress)
 
     def after(
@@ -83,8 +87,8 @@ class LiveMargin:
     ) -> "LiveMargin":
         """The same one bar on; `values` are those of other factors than prices, by name (`implied_vol:BTC`, 0.6).
 
-        Raises BadInput for a bar that is not later than the last one, for underlyings that the state does not know, for
-        options that settle inside the horizon, and for what the door refuses.
+        Raises BadInput for a bar that is not later than the last one, for underlyings that the state does not know, and
+        for what the door refuses.
         """
         given = read_market(
             quotes=quotes,
@@ -135,7 +139,6 @@ class LiveMargin:
         """The state with the prices of a bar; `given` are those that the bar itself brings."""
         history = self.history
         now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
-        _check_settlements(self.model, self.book, market, history)
         bars = float(history.grid.bars_between(history.times[-1], now))
         walk, level = _walk(history, given, values), _level(history, market)
         bar = Bar(walk, level, np.asarray(bars), np.asarray((now - history.times[-1]) / DAY))
@@ -151,8 +154,8 @@ def follow(
 ) -> LiveMargin:
     """Begin to follow a market whose history is given once.
 
-    Raises as `margin_book` does, for a model that cannot be carried forward, and for options inside the horizon. Where
-    the market's time is half a bar or more after the last bar of its history, its index prices are the next bar.
+    Raises as `margin_book` does, and for a model that cannot be carried forward. Where the market's time is half a bar
+    or more after the last bar of its history, its index prices are the next bar.
     """
     persistent_cache()
     chosen = load_model(model)
@@ -160,7 +163,7 @@ def follow(
     agree(chosen.settings.run, market)
     with jax.enable_x64(True):
         history = chosen.factors(market, book.instruments)
-        _check_settlements(chosen, book, market, history)
+        history = without_settlements(history)
         state = jax.tree.map(np.asarray, chosen.carry(history))
         window = _window(history, len(chosen.carried_factors(state).returns))
         draws = chosen.draw(seed, window)
@@ -171,17 +174,12 @@ def follow(
     return live._stepped(live.market, live.market, {}) if later else live
 
 
-def _check_settlements(model: MarginModel, book: Book, market: Market, history: FactorHistory) -> None:
-    """Options that settle inside the horizon have a factor of their own, which a state does not grow."""
-    now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
-    horizon = model.settings.risk.horizon_days * history.grid.days_per_trading_day * DAY_MICROS
-    due = settling(
-        book.instruments, list(history.names[: history.underlyings]), now + np.timedelta64(round(horizon), "us")
-    )
-    if due:
-        what = f"options on {due[0][0]} settle on {_told(due[0][1])}, inside the horizon"
-        remedy = "Margin such a book with `margin_book`, or take the options out of it"
-        raise BadInput([Problem("instruments", "expiry", None, what, remedy, table="instruments")])
+def _settling(live: LiveMargin) -> list[tuple[str, np.datetime64]]:
+    """Underlyings and times of the options that settle inside the horizon."""
+    now = np.datetime64(live.market.as_of.replace(tzinfo=None), "us")
+    horizon = live.model.settings.risk.horizon_days * live.history.grid.days_per_trading_day * DAY_MICROS
+    names = list(live.history.names[: live.history.underlyings])
+    return settling(live.book.instruments, names, now + np.timedelta64(round(horizon), "us"))
 
 
 def _window(history: FactorHistory, rows: int) -> FactorHistory:

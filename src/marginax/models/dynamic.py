@@ -16,7 +16,6 @@ part but core, collateral, haircut and floor is there only where it is switched 
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Self
 
 import equinox as eqx
@@ -35,15 +34,14 @@ from marginax.models.addons.dependence import DependenceCharge, independent_cube
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
-from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.scenario_model import ScenarioDraws
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.carried import Bar
-from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, horizon_bars
+from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, horizon_bars, widened
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.historical import stretches
 from marginax.scenarios.sets import ScenarioSet
-from marginax.scenarios.stress_period import stretch_shocks, stretch_starts
+from marginax.scenarios.stress_period import Stretch, stretch_shocks, stretch_starts
 
 
 class DynamicDraws(ScenarioDraws):
@@ -60,7 +58,6 @@ class Dynamic(DynamicCharges):
     @classmethod
     def from_config(cls, config: Config, *, name: str) -> Self:
         """The model that a configuration describes. Raises BadInput for parts that do not go with its scenarios."""
-        plain = ExpectedShortfall.from_config(config, name=name)
         source = config.scenarios.source
         if config.dependence.against == "independent" and source not in ("historical", "filtered_historical"):
             what = f'is "independent", and scenarios from {source!r} have unequal weights'
@@ -68,7 +65,7 @@ class Dynamic(DynamicCharges):
             raise BadInput([Problem("configuration", "dependence.against", None, what, remedy)])
         weight = config.stress_period.weight
         return cls(
-            **{field.name: getattr(plain, field.name) for field in fields(plain)},
+            **cls.fields_of(config, name=name),
             stress_weight=np.asarray(weight) if weight else None,
             dependence=DependenceCharge.from_settings(config.dependence),
             correlation_break=CorrelationBreakCharge.from_settings(config.correlation_break),
@@ -116,6 +113,14 @@ class Dynamic(DynamicCharges):
     def known(self, state: DynamicCarried) -> DynamicState:
         """What `prepare` takes."""
         return state.known
+
+    def with_settlements(self, known: DynamicState, history: FactorHistory) -> DynamicState:
+        """The same for the stretch, in which all of a move comes before any settlement."""
+        observed, stretch = super().with_settlements(known.observed, history), known.stretch
+        if stretch is not None:
+            returns, bars = widened(stretch.returns, history, jnp.nan), widened(stretch.bars, history, 1.0)
+            stretch = Stretch(returns, bars, stretch.live)
+        return DynamicState(observed, stretch, known.multiplier)
 
     def carried_factors(self, state: DynamicCarried) -> FactorArrays:
         """The window of a carried state."""

@@ -126,6 +126,12 @@ class MarginModel(eqx.Module):
         """What `prepare` takes, of a carried state."""
         return state
 
+    def with_settlements(self, known: Any, history: FactorHistory) -> Any:
+        """What `known` says, with the paths to settlement that `history` has beside its factors."""
+        what = f"`{self.name}` carries no options that settle inside the horizon forward"
+        remedy = "Margin such a book with `margin_book`, or take the options out of it"
+        raise BadInput([Problem("instruments", "expiry", None, what, remedy, table="instruments")])
+
     def carried_factors(self, state: Any) -> FactorArrays:
         """The window of a carried state: which rows are any, and which factors stand on their own."""
         raise NotImplementedError

@@ -28,7 +28,7 @@ from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncover
 from marginax.options import OptionPricing
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.carried import Bar, carried_from
-from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays
+from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, with_paths
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.past import Past, past_of
 from marginax.scenarios.sets import ScenarioSet
@@ -83,21 +83,29 @@ class ScenarioModel(MarginModel):
 
     @classmethod
     def from_config(cls, config: Config, *, name: str) -> Self:
-        """The model a configuration describes. Raises BadInput for `parameters`, which these models have none of."""
+        """The model a configuration describes; raises BadInput as `fields_of` does."""
+        return cls(**cls.fields_of(config, name=name))
+
+    @classmethod
+    def fields_of(cls, config: Config, *, name: str) -> dict[str, Any]:
+        """What every model on scenarios is made of.
+
+        Raises BadInput for `parameters`, which these models have none of, and for sections that are not read.
+        """
         if config.parameters:
             what, remedy = f"`{name}` has no parameters of its own", "Remove the table"
             raise BadInput([Problem("configuration", "parameters", None, what, remedy)])
         check_read(config, cls.reads, name)
         tail = config.risk.tail
-        return cls(
-            name=name,
-            settings=config,
-            source=ScenarioSource.from_config(config),
-            pricing=OptionPricing.from_settings(config.options, config.volatility),
-            maintenance_ratio=np.asarray(config.risk.maintenance_ratio),
-            tail=tail,
-            charge_tail=tail if config.risk.charge_tail is None else config.risk.charge_tail,
-        )
+        return {
+            "name": name,
+            "settings": config,
+            "source": ScenarioSource.from_config(config),
+            "pricing": OptionPricing.from_settings(config.options, config.volatility),
+            "maintenance_ratio": np.asarray(config.risk.maintenance_ratio),
+            "tail": tail,
+            "charge_tail": tail if config.risk.charge_tail is None else config.risk.charge_tail,
+        }
 
     @abstractmethod
     def charges(self, prepared: Any, tile: Tile, positions: Array, joint: Array, fitted: Any) -> Charges:
@@ -164,6 +172,12 @@ class ScenarioModel(MarginModel):
     def known(self, state: Any) -> Any:
         """What was observed."""
         return state.observed
+
+    def with_settlements(self, known: Any, history: FactorHistory) -> Any:
+        """Paths to settlement are drawn from past moves; laws that were fitted at the beginning have none."""
+        if self.source.drawn:
+            return super().with_settlements(known, history)
+        return with_paths(known, history)
 
     def carried_factors(self, state: Any) -> FactorArrays:
         """The window of a carried state."""

@@ -74,6 +74,34 @@ class Observed(eqx.Module):
     long_run: Float[Array, " factors"]
 
 
+def with_paths(observed: Observed, history: FactorHistory) -> Observed:
+    """What was observed, with the paths to settlement that `history` has beside its factors."""
+    known, wide = observed.factors, factor_arrays(history)
+    arrays = eqx.tree_at(
+        lambda each: (each.returns, each.bars, each.own, each.noise, each.live),
+        wide,
+        (
+            widened(known.returns, history, jnp.nan),
+            widened(known.bars, history, 1.0),
+            widened(known.own, history, False),
+            widened(known.noise, history, jnp.nan),
+            known.live,
+        ),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    variance, today, long_run = (
+        widened(each, history, 0.0) for each in (observed.variance, observed.today, observed.long_run)
+    )
+    return Observed(arrays, variance, today, long_run)
+
+
+def widened(values: Array, history: FactorHistory, fill: float) -> Array:
+    """Values by factor, the last axis, with room for the paths to settlement of a history."""
+    at = len(history.names) - history.volatilities - len(history.settlements)
+    room = jnp.full((*values.shape[:-1], len(history.settlements)), fill, values.dtype)
+    return jnp.concatenate([values[..., :at], room, values[..., at:]], axis=-1)
+
+
 class FillDraws(eqx.Module):
     """What fills the gaps: orders in which residuals are borrowed, stand-in noise, an order of bars by settlement.
 
