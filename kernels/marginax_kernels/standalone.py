@@ -50,6 +50,7 @@ def group_shortfalls(
     Units: the currency of the cube. Cost: a sum and a selection for each group; blocks of padding are skipped.
     Gradient: exact in quantities, amounts, cube.
     """
+    rows, quantities = jnp.asarray(rows), jnp.asarray(quantities)
     width, scenarios = rows.shape[1], cube.shape[1]
     block = BLOCK * max(1, -(-LEAST_NUMBERS // (BLOCK * scenarios)))
     groups = len(start)

@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from marginax.sections import Section
 
+# Lost pegs a year: what is lost every week is no peg.
+MOST_JUMPS = 12
+
 
 class Filter(Section):
     """How today's volatility follows the returns. Half-life of `ewma`: `scenarios.half_life_days`."""
@@ -58,12 +61,20 @@ class Pegs(Section):
     rates: dict[str, float] = Field({}, description="losses of the peg a year, by asset, before that of its class")
     sizes: dict[str, float] = Field({}, description="relative fall when it happens, by asset, before that of its class")
 
-    @field_validator("rates", "sizes")
+    @field_validator("rates")
     @classmethod
-    def _possible(cls, value: dict[str, float]) -> dict[str, float]:
-        for asset, number in value.items():
-            if not 0 <= number < 1:
-                raise ValueError(f"{number} was given for {asset}; give a number from 0 to below 1")
+    def _counts(cls, value: dict[str, float]) -> dict[str, float]:
+        for asset, rate in value.items():
+            if not 0 <= rate <= MOST_JUMPS:
+                raise ValueError(f"{rate} was given for {asset}; give a number a year from 0 to {MOST_JUMPS}")
+        return value
+
+    @field_validator("sizes")
+    @classmethod
+    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
+        for asset, size in value.items():
+            if not 0 <= size < 1:
+                raise ValueError(f"{size} was given for {asset}; give a share from 0 to below 1 (0.1 is 10 %)")
         return value
 
 
@@ -84,7 +95,7 @@ class ClassParameters(Section):
     denominator_floor: float | None = Field(None, ge=0, le=5)
     residual_cap: float | None = Field(None, gt=0)
     haircut: float | None = Field(None, ge=0, le=1)
-    jump_rate: float | None = Field(None, ge=0, lt=1)
+    jump_rate: float | None = Field(None, ge=0, le=MOST_JUMPS)
     jump_size: float | None = Field(None, ge=0, lt=1)
     falls_with_pegs: float | None = Field(None, ge=0, lt=1)
 

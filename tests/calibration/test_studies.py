@@ -11,7 +11,7 @@ from calibration._histories import baselines as six
 from marginax.cli.app import Exit, run
 from marginax_calibration.judgement import backtest, read_groups
 from marginax_calibration.portfolios import LINEAR_KINDS, Leg, portfolio, venue_portfolios
-from marginax_calibration.studies import baselines, pictures
+from marginax_calibration.studies import baselines, dynamic, pictures
 
 PNG = b"\x89PNG"
 MODELS = ("fixed_legs", "ewma")
@@ -47,6 +47,34 @@ def test_pictures_are_drawn(judged, tmp_path: Path) -> None:
     pictures.cost_and_loss({"usual": judged.judgement["pooled"]}, MODELS, tmp_path / "cost.png")
     for path in (tmp_path / "through.png", tmp_path / "cost.png"):
         assert path.read_bytes()[:4] == PNG
+
+
+def test_what_accounts_are_called_for_is_the_rise_of_the_requirement_and_the_loss(
+    judged, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spring, account = (date(2022, 3, 1), date(2022, 5, 1)), "long AAA"
+    monkeypatch.setattr(dynamic, "CRISES", {"a spring": spring})
+    monkeypatch.setattr(dynamic, "ACCOUNTS", (account, "nobody"))
+    text = dynamic.through(judged.daily, MODELS)
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| `{account}` `ewma`")]
+    rows = judged.daily.filter(portfolio=account, model="ewma").sort("date")
+    charged, loss = rows["charged"].to_list(), rows["loss"].to_list()
+    calls = [max(charged[k] - charged[k - 1] + loss[k - 1], 0) for k in range(1, len(charged))]
+    inside = [call for call, day in zip(calls, rows["date"][1:], strict=True) if spring[0] <= day <= spring[1]]
+    assert f"| {sum(inside):.1%} | {max(inside):.1%} |" in row
+    assert "nobody" not in text
+    pictures.through_crisis(judged.daily, (account,), spring, MODELS, tmp_path / "crisis.png")
+    assert (tmp_path / "crisis.png").read_bytes()[:4] == PNG
+
+
+def test_variants_are_the_preset_with_some_keys_changed() -> None:
+    for some in (dynamic.PARTS, dynamic.CHOICES, dynamic.TOOLS):
+        made = dynamic.variants(some)
+        digests = {model.settings.model_dump_json() for model in made.values()}
+        assert len(digests) == len(some)
+        assert all(model.name == "dynamic" for model in made.values())
+    figures = {"one": {"2": {"multiple": 2.0, "overshoot": 0.1, "overshoot_error": 0.02, "half_life": 5, "peak": 9}}}
+    assert "| `one` | 2.00 | +10.0% | 2.0% | 5 | 9 |" in dynamic.responses(figures, "2")
 
 
 def test_impulse_draws_its_paths(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _dynamic(folder: Path, out: Path, histories: Sequence[str]) -> None:
         files[picture] = partial(drawn.through_crisis, daily, dynamic.ACCOUNTS, dates, list(pair))
     write_files(files)
     typer.echo(f"Wrote {out / 'dynamic_crises.md'}")
-    for title, table in (("parts", dynamic.PARTS), ("tools", dynamic.TOOLS)):
+    for title, table in (("parts", dynamic.PARTS), ("choices", dynamic.CHOICES), ("tools", dynamic.TOOLS)):
         chosen = dynamic.variants(table)
         _, text = _with_bar(title, partial(dynamic.run, "seven coins", chosen, folder))
         write_files({out / f"dynamic_{title}.md": _text(text)})

@@ -33,6 +33,19 @@ PARTS: dict[str, Settings] = {
     "no dependence": {"dependence": {"share": 0.0}},
     "correlation break": {"correlation_break": {"multiplier": 1.0}},
 }
+# What the defaults were chosen among.
+CHOICES: dict[str, Settings] = {
+    "dynamic": {},
+    "window 500": {"scenarios": {"window": 500}},
+    "window 2,000": {"scenarios": {"window": 2000}},
+    "floor 0.5": {"scenarios": {"volatility_floor": 0.5}},
+    "6 and 60 days": {"filter": {"fast_half_life_days": 6.0, "slow_half_life_days": 60.0}},
+    "3 and 20 days": {"filter": {"fast_half_life_days": 3.0, "slow_half_life_days": 20.0}},
+    "bound 3": {"filter": {"bound": 3.0}},
+    "bound 6": {"filter": {"bound": 6.0}},
+    "correlation 30 days": {"correlation": {"half_life_days": 30.0}},
+    "correlation 120 days": {"correlation": {"half_life_days": 120.0}},
+}
 _NONE: Settings = {"stress_period": {"weight": 0.0}}
 # Each tool alone, beside the preset without any.
 TOOLS: dict[str, Settings] = {

@@ -280,6 +280,12 @@ class ScenarioModel(MarginModel):
         floor = jnp.where(jnp.sum(netted, axis=1, keepdims=True) < 0, -netted, 0)
         return Parts((core, collateral, haircut, floor), PARTS)
 
+    def _classes(self, history: FactorHistory) -> dict[str, int]:
+        """How many underlyings are in each asset class that has parameters, and in none."""
+        words = [*self.settings.classes.words, "none"]
+        rows = np.zeros(0, int) if history.classes is None else history.classes[: history.underlyings]
+        return {word: int(count) for word, count in zip(words, np.bincount(rows, minlength=len(words)), strict=True)}
+
     def labels(self, history: FactorHistory) -> tuple[str, ...]:
         """A name for every scenario."""
         return self.source.labels(history)
@@ -296,6 +302,7 @@ class ScenarioModel(MarginModel):
             "source": self.source.name,
             **self.source.diagnostics(history, draws.scenarios, scenarios.shocks),
             "index_far_from_history": names[leap & history.own].tolist(),
+            **({"asset_classes": self._classes(history)} if self.settings.classes.parameters else {}),
             "haircuts_of_nothing": sorted(set(self.settings.collateral.haircuts) - set(history.names)),
             "residuals_capped": {str(names[k]): int(capped[k]) for k in np.flatnonzero(capped)},
             "proxied": names[history.proxied].tolist(),

@@ -220,7 +220,7 @@ def _underlyings(rng: np.random.Generator, coins: list[str], paths: Paths) -> pl
             "spread_bps": spread,
             "proxy": pl.Series([None, *coins[:1] * (len(coins) - 1), None, None], dtype=pl.String),
             "proxy_beta": pl.Series([None, *beta, None, None], dtype=pl.Float64),
-            "asset_class": ["coin"] * len(coins) + ["stablecoin"] * 2,
+            "asset_class": ["majors" if k < 2 else "altcoins" for k in range(len(coins))] + ["stablecoins"] * 2,
         }
     )
 

@@ -62,8 +62,8 @@ def _over_groups(cube: Array, weights: Array, scale: Array, tile: Tile, *, tail:
     extra, amount = jnp.full(owner.shape, zero_row), jnp.zeros(owner.shape, cube.dtype)
     if has_collateral(tile):
         column = jnp.maximum(runs.asset, 0)
-        extra = jnp.where(runs.asset >= 0, tile.assets[owner, column], zero_row)
-        amount = jnp.where(runs.asset >= 0, tile.amounts[owner, column], 0)
+        extra = jnp.where(runs.asset >= 0, jnp.asarray(tile.assets)[owner, column], zero_row)
+        amount = jnp.where(runs.asset >= 0, jnp.asarray(tile.amounts)[owner, column], 0)
     found = group_shortfalls(
         cube,
         weights,
@@ -76,7 +76,7 @@ def _over_groups(cube: Array, weights: Array, scale: Array, tile: Tile, *, tail:
         amount=amount,
         tail=tail,
     )
-    times = scale[tile.instruments[owner, runs.start]]
+    times = scale[jnp.asarray(tile.instruments)[owner, runs.start]]
     table = jnp.concatenate([jnp.stack([found, found * times], axis=1), jnp.zeros((1, 2), cube.dtype)])
     most = max(2, 1 << (len(owner) // len(tile.equity) - 1).bit_length())
     place = jnp.arange(most)
