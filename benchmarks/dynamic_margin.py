@@ -34,7 +34,7 @@ PARTS: dict[str, Any] = {
     "correlation": {"follow": True},
     "stress_period": {"weight": 0.25},
     "correlation_break": {"multiplier": 1.0},
-    "collateral": {"limits": {"USDT": 1e6}, "sizes": {"USDT": 1e5}},
+    "collateral": {"limits": {"USDT": 1e6}, "sizes": {"USDT": 1e5}, "wrong_way": 0.1},
 }
 MODELS = {
     "plain": PLAIN,
@@ -43,7 +43,6 @@ MODELS = {
         **PARTS,
         "dependence": {"share": 0.05},
         "procyclicality": {"buffer": 0.25, "rise_limit": 0.5},
-        "collateral": {**PARTS["collateral"], "wrong_way": 0.1},
     },
 }
 

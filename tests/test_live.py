@@ -137,7 +137,7 @@ def test_what_is_not_quoted_for_long_is_stale_and_then_stands_on_its_proxy() -> 
     [
         (days_before(STEPS), "is that of the last bar.*Give every bar once"),
         (days_before(STEPS + 1), "is before the last bar"),
-        (days_before(STEPS) + timedelta(hours=3), "less than half a bar later"),
+        (days_before(STEPS) + timedelta(hours=3), "is no bar of this calendar later"),
     ],
     ids=["twice", "backwards", "too soon"],
 )
@@ -175,13 +175,97 @@ def test_a_state_of_another_configuration_or_model_is_refused(tmp_path: Path) ->
         mx.resume(tmp_path / "none.npz", book(), model())
 
 
-def test_a_half_written_state_never_stands_under_its_name(tmp_path: Path) -> None:
+def test_a_state_that_is_interrupted_while_it_is_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = begun().save(tmp_path / "state.npz")
     whole = path.read_bytes()
+
+    def half(file: Any, **arrays: Any) -> None:
+        file.write(whole[: len(whole) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", half)
+    with pytest.raises(KeyboardInterrupt):
+        begun().after(**at(days_before(5))).save(path)
+    assert path.read_bytes() == whole
+    assert [each.name for each in tmp_path.iterdir()] == ["state.npz"]
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput, match="is no state"):
         mx.resume(path, book(), model())
-    assert [each.name for each in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_an_old_price_that_a_feed_repeats_is_no_return_of_zero() -> None:
+    given = at(days_before(5))
+    frozen = pl.when(pl.col("underlying") == "ETH")
+    old = days_before(STEPS)
+    repeated = given["underlyings"].with_columns(
+        index_price=frozen.then(closes()[old]["ETH"]).otherwise("index_price"), time=frozen.then(old).otherwise("time")
+    )
+    without = given["underlyings"].filter(pl.col("underlying") != "ETH")
+    one = begun().after(quotes=given["quotes"], underlyings=repeated)
+    other = begun().after(quotes=given["quotes"], underlyings=without)
+    for left, right in zip(jax.tree.leaves(one.state), jax.tree.leaves(other.state), strict=True):
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+
+
+def test_a_bar_that_brings_nothing_is_refused() -> None:
+    given = at(days_before(5))
+    with pytest.raises(BadInput, match="brings no price"):
+        begun().after(quotes=given["quotes"], underlyings=given["underlyings"].clear(), as_of=days_before(5))
+
+
+def test_contracts_that_were_listed_later_have_no_basis_and_are_refused(tmp_path: Path) -> None:
+    spots = instruments().filter(pl.col("kind") == "spot")
+    held = positions().filter(pl.col("instrument_id").is_in(spots["instrument_id"].implode()))
+    few = mx.read_book(instruments=spots, positions=held, balances=balances())
+    prices = at(days_before(STEPS))
+    quoted = prices["quotes"].filter(pl.col("instrument_id").is_in(spots["instrument_id"].implode()))
+    market = mx.read_market(
+        quotes=quoted, underlyings=prices["underlyings"],
+        history=history().filter(pl.col("time") <= days_before(STEPS)),
+    )  # fmt: skip
+    live = mx.follow(few, market, model())
+    with pytest.raises(BadInput, match=r"'BTC-.*' was listed after the market was first followed"):
+        live.with_book(book())
+    with pytest.raises(BadInput, match=r"'BTC-.*' was listed after"):
+        mx.resume(live.save(tmp_path / "state.npz"), book(), model())
+    assert begun().with_book(few).margins(engine=DOUBLE).margins.height == few.accounts.size
+
+
+@pytest.mark.parametrize("which", ["business days", "a young listing"])
+def test_other_calendars_and_new_listings_are_followed_as_they_are_read(which: str) -> None:
+    """Mondays span one bar where Saturdays are none; a new coin keeps its returns from before it stood alone."""
+    rows = history()
+    if which == "business days":
+        rows = rows.filter(pl.col("time").dt.weekday() <= 5)
+    else:
+        rows = rows.filter((pl.col("underlying") != "DOGE") | (pl.col("time") > days_before(102)))
+    stamps = rows["time"].unique().sort()
+    first, rest = stamps[-8], stamps[-7:]
+    few = instruments().filter(pl.col("kind") == "spot")
+    held = positions().filter(pl.col("instrument_id") == "BTC-SPOT")
+    money = pl.DataFrame({"account_id": ["hedged"], "asset": ["DOGE"], "amount": [1e6]})
+    own = mx.read_book(instruments=few, positions=held, balances=money)
+    config = parse_config({**ALL_ON, **STILL, "scenarios": {"window": 150, "least_bars": 98}}, "test")
+
+    def prices(time: datetime) -> dict[str, pl.DataFrame]:
+        given = at(time)
+        listed = pl.col("instrument_id").is_in(few["instrument_id"].implode())
+        return {"quotes": given["quotes"].filter(listed), "underlyings": given["underlyings"]}
+
+    def read(time: datetime) -> mx.Market:
+        return mx.read_market(**prices(time), history=rows.filter(pl.col("time") <= time))
+
+    live = mx.follow(own, read(first), config)
+    for time in rest:
+        live = live.after(**prices(time))
+    found, whole = live.margins(engine=DOUBLE), mx.margin_book(own, read(rest[-1]), config, engine=DOUBLE)
+    assert found.margins["status"].to_list() == whole.margins["status"].to_list() == ["ok"]
+    # What fills the bars before DOGE listed is drawn for rows of the window.
+    near = 1e-8 if which == "business days" else 0.05
+    for name in ("var", "initial_margin"):
+        assert found.margins[name][0] == pytest.approx(whole.margins[name][0], rel=near)
 
 
 def test_plain_models_are_followed_too_and_stress_by_date_is_refused() -> None:

@@ -16,6 +16,7 @@ HABIT = 1 / 3
 # Calendars within this share of the slowest count as the slowest: 252 and 250 business days are one calendar.
 SAME = 0.02
 BUSINESS_DAYS = 5
+DAYS_A_WEEK = 7
 # A life shorter than four weeks has no habits yet: of five days seen, who knows which ones are kept.
 HABIT_DAYS = 28
 
@@ -37,6 +38,22 @@ class Grid:
     def days_per_trading_day(self) -> float:
         """Calendar days that pass in a trading day: 1 round the clock, 7 / 5 on business days."""
         return 7 * self.bars_per_day / self.bars_per_week
+
+    def bars_after(self, last: np.datetime64, now: np.datetime64) -> float:
+        """How many bars of this calendar come after one time up to another.
+
+        On daily grids that leave days out (business days) the days between that the grid keeps are counted, none if
+        `now` is on another; on all others as many as fit between, rounded.
+        """
+        if self.bars_per_day != 1 or self.bars_per_week > DAYS_A_WEEK * (1 - SAME):
+            return float(self.bars_between(np.asarray(last), now))
+        days = self.times.astype("datetime64[D]")
+        counts = np.bincount(days.astype(int) % DAYS_A_WEEK, minlength=DAYS_A_WEEK)
+        kept = counts >= HABIT * counts.max()
+        between = np.arange(last.astype("datetime64[D]").astype(int), now.astype("datetime64[D]").astype(int)) + 1
+        if not len(between) or not kept[between[-1] % DAYS_A_WEEK]:
+            return 0.0
+        return float(kept[between % DAYS_A_WEEK].sum())
 
     def bars_between(self, first: np.ndarray, last: np.datetime64) -> np.ndarray:
         """How many bars of this calendar fit between times, rounded; shape of `first`."""

@@ -49,6 +49,13 @@ _STRESS = """\
 # prices = [-0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15]
 # volatilities = [-0.25, 0.0, 0.5]"""
 
+_CLASSES = """\
+# [classes.parameters.majors]  # any of: half_life_days, fast_half_life_days, slow_half_life_days, fast_share, alpha,
+# fast_half_life_days = 5.0    # beta, daily, weekly, monthly, bound, volatility_floor, denominator_floor, residual_cap
+# haircut = 0.02               # share of the value lost in liquidation, where [collateral] says nothing of the asset
+# jump_rate = 0.3              # losses of the peg a year, and jump_size, the relative fall
+# falls_with_pegs = 0.05       # relative fall of the others of this class when any peg is lost"""
+
 
 class Config(Section):
     """A whole configuration. `parameters` belongs to models installed from elsewhere."""
@@ -159,7 +166,7 @@ def template() -> str:
             value = field.get_default()
             shown = f"{key} = {_toml(value)}" if value is not None else f"# {key} = {(field.examples or [''])[0]}"
             lines.append(f"{shown}  # {field.description}")
-        lines += _STRESS.splitlines() if name == "scenarios" else []
+        lines += {"scenarios": _STRESS, "classes": _CLASSES}.get(name, "").splitlines()
     return "\n".join(lines) + "\n"
 
 
@@ -205,6 +212,8 @@ def _keys_at(where: list[str]) -> list[str]:
     for part in where:
         if part == "stress":
             return ["name", "from", "to", "mass"]
+        if part == "parameters" and section is AssetClasses:
+            return list(ClassParameters.model_fields)
         if part == "events":
             return list(StressEvent.model_fields)
         annotation = section.model_fields[part].annotation

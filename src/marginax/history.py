@@ -40,7 +40,8 @@ class FactorHistory:
     where nothing is missing. `settlements` are the underlyings and times that have a path to settlement,
     `volatilities` counts the implied volatilities, which come last; the first `padding` rows are no bars. `classes` are
     rows of parameters by asset class; what is no price has the last one, that of no class. `stands` is where each
-    factor stood at its last bar; `carried` says that the rows are a window that is carried forward bar by bar.
+    factor stood at its last bar; `seen` are the returns of factors that do not stand on their own too; `carried` says
+    that the rows are a window that is carried forward bar by bar.
     """
 
     names: tuple[str, ...]
@@ -64,6 +65,7 @@ class FactorHistory:
     padding: int = 0
     classes: Int64[np.ndarray, " factors"] | None = None
     stands: Float64[np.ndarray, " factors"] | None = None
+    seen: Float64[np.ndarray, "bars factors"] | None = None
     carried: bool = False
 
     @property
@@ -225,6 +227,7 @@ def factor_history(
         settlements=tuple(settles),
         classes=class_rows(classes, names, table["asset_class"].to_list(), factors=walk.shape[1]),
         stands=walk[last_known(walk), np.arange(walk.shape[1])],
+        seen=returns,
     )
 
 
@@ -235,7 +238,7 @@ def without_settlements(history: FactorHistory) -> FactorHistory:
         return history
     names = (
         "returns", "bars", "gap_return", "gap_bars", "absolute", "level", "own", "frozen", "proxy", "beta", "noise",
-        "last_bar", "classes", "stands",
+        "last_bar", "classes", "stands", "seen",
     )  # fmt: skip
     arrays = {name: getattr(history, name)[..., kept] for name in names if getattr(history, name) is not None}
     labels = tuple(name for name, keep in zip(history.names, kept, strict=True) if keep)
@@ -271,6 +274,7 @@ def with_settlements(history: FactorHistory, settles: Sequence[tuple[str, np.dat
         settlements=tuple(settles),
         classes=widened(history.classes, history.classes[at - 1]),
         stands=widened(history.stands, np.nan),
+        seen=None,
     )
 
 

@@ -321,12 +321,20 @@ class Collateral(Section):
                 raise ValueError(f"the haircut of {asset} is {share}; give a share between 0 and 1")
         return value
 
-    @field_validator("limits", "sizes")
+    @field_validator("limits")
     @classmethod
     def _amounts(cls, value: dict[str, float]) -> dict[str, float]:
         for asset, amount in value.items():
             if amount < 0:
                 raise ValueError(f"{amount} was given for {asset}; give an amount in account currency, not below zero")
+        return value
+
+    @field_validator("sizes")
+    @classmethod
+    def _positive(cls, value: dict[str, float]) -> dict[str, float]:
+        for asset, amount in value.items():
+            if amount <= 0:
+                raise ValueError(f"{amount} was given for {asset}; give an amount in account currency above zero")
         return value
 
 

@@ -6,6 +6,7 @@ unit, its first `main` scenarios weighted and the others stressed. Groups are th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -63,19 +64,22 @@ def parts(positions: Entries, collateral: Entries, world: World, numbers: Number
     alone, joint = shortfall(positions), shortfall(together)
     found["core"], found["stress"] = alone, stress(positions)
     found["collateral"] = joint + stress(together) - alone - found["stress"]
-    own = {
+    by_group = {
         group: shortfall([(row, amount) for row, amount in together if world.groups[row] == group])
         for group in {int(world.groups[row]) for row, amount in together if amount}
     }
-    found["dependence"] = numbers.share * max(sum(own.values()) - joint, 0)
+    found["dependence"] = numbers.share * max(sum(by_group.values()) - joint, 0)
     found["correlation_break"] = correlation_break(losses(together)[:main], world, numbers, joint)
     traded = {int(world.groups[row]) for row, amount in positions if amount}
     other = [(row, amount) for row, amount in collateral if amount > 0 and int(world.groups[row]) not in traded]
     separate = sum(shortfall([entry]) for entry in other)
-    found["wrong_way"] = numbers.wrong_way * min(max(alone + separate - joint, 0), max(separate, 0))
+    own = [entry for entry in collateral if entry not in other]
+    benefit = shortfall([*positions, *own]) + separate - joint
+    found["wrong_way"] = numbers.wrong_way * min(max(benefit, 0), max(separate, 0))
     risk = sum(found.values())
-    scaled = sum(world.multipliers[group] * size for group, size in own.items())
-    multiplier = scaled / sum(own.values()) if sum(own.values()) > 0 else 1.0
+    scaled = sum(world.multipliers[group] * size for group, size in by_group.items())
+    total = sum(by_group.values())
+    multiplier = scaled / total if total > 0 else 1.0
     found["procyclicality"] = (multiplier - 1) * max(risk, 0)
     for row, amount in collateral:
         price, haircut, limit, size = world.terms[row]
@@ -89,15 +93,13 @@ def parts(positions: Entries, collateral: Entries, world: World, numbers: Number
 
 
 def correlation_break(losses: np.ndarray, world: World, numbers: Numbers, shortfall: float) -> float:
-    """The adjustment of PRISMA over equal windows, the latest scenario in the last of them."""
-    size = len(losses) // numbers.windows
+    """The adjustment of PRISMA over equal windows of scenarios that all have weight."""
     whole = value_at_risk(losses, world.weights, tail=world.tail)
+    edges = [k * len(losses) // numbers.windows for k in range(numbers.windows + 1)]
     excess = []
-    for k in range(numbers.windows):
-        window = slice(len(losses) - (k + 1) * size, len(losses) - k * size)
-        mass = world.weights[window].sum()
-        own = value_at_risk(losses[window], world.weights[window] / mass, tail=world.tail) if mass > 0 else whole
-        excess.append(max(own - whole, 0))
+    for first, last in pairwise(edges):
+        own = world.weights[first:last] / world.weights[first:last].sum()
+        excess.append(max(value_at_risk(losses[first:last], own, tail=world.tail) - whole, 0))
     wanted = numbers.multiplier * float(np.sqrt(np.mean(np.square(excess))))
     return min(numbers.most * max(shortfall, 0), max(numbers.least * max(shortfall, 0), wanted))
 

@@ -43,8 +43,11 @@ def correlation_sensitivity(
     is the slope of the law, not of the finite set of draws. Correlations at which the matrix stops being definite are
     not looked at: it is a slope, not a stress.
 
-    Raises BadInput as `margin_book` does, and for a model without correlations; KeyError for an unknown account.
+    Raises BadInput as `margin_book` does, and for a model without correlations; KeyError for an unknown account,
+    ValueError for none.
     """
+    if not accounts:
+        raise ValueError("no account is named; name at least one")
     persistent_cache()
     chosen = load_model(model)
     agree(chosen.settings.run, market)
@@ -65,7 +68,7 @@ def correlation_sensitivity(
         names = [history.names[k] for k in observed.factors.correlated]
         upper = np.triu_indices(len(names), 1)
         frames = []
-        for account in accounts:
+        for account in dict.fromkeys(accounts):
             place = np.flatnonzero(matched.book.accounts == account)
             part = next(iter(cut(exposures, place, tile_rows=64, scenarios=len(history.times))))
             tile = build(exposures, part, np.float64)

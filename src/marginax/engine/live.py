@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import polars as pl
 
+from marginax.basis import forward_factors
 from marginax.book import Book
 from marginax.calendars import DAY, DAY_MICROS
 from marginax.config import Config
@@ -28,7 +29,8 @@ from marginax.engine.compilation import persistent_cache
 from marginax.engine.margin_book import Known, Progress, agree, margined
 from marginax.engine.result import Result
 from marginax.exposures import expose
-from marginax.history import FactorHistory, settling, with_settlements, without_settlements
+from marginax.history import FactorHistory, settling, volatility_factor, with_settlements, without_settlements
+from marginax.instruments import Instruments
 from marginax.market import Market, read_market
 from marginax.match import match
 from marginax.models.load import load_model
@@ -39,6 +41,7 @@ from marginax.sections import Engine
 from marginax.tables.door import OnError
 from marginax.tables.read import Source
 
+NEW = " of the bar"
 NO_HISTORY = pl.DataFrame(schema={"time": pl.Datetime("us", "UTC"), "underlying": pl.String, "price": pl.Float64})
 
 
@@ -105,12 +108,24 @@ class LiveMargin:
             before, new = self.market.tables[name].rows, tables[name].rows
             kept = before.filter(~pl.col(key).is_in(new[key].implode()))
             rows = pl.concat([new, kept.select(new.columns)])
-            if name == "underlyings":  # in the order of the factors
-                rows = pl.DataFrame({key: before[key]}).join(rows, on=key, how="left", maintain_order="left")
+            if name == "underlyings":  # in the order of the factors; what a row leaves out stays as it was
+                rows = before.join(rows, on=key, how="left", maintain_order="left", suffix=NEW)
+                newest = [name for name in new.columns if name != key]
+                rows = rows.select(key, *(pl.coalesce(name + NEW, name).alias(name) for name in newest))
                 rows = rows.select(new.columns)
             tables[name] = tables[name].of(rows)
+        if forwards is None:
+            tables["forwards"] = self.market.tables["forwards"]
         market = replace(given, tables=tables)
         return self._stepped(market, given, values or {})
+
+    def with_book(self, book: Book) -> "LiveMargin":
+        """The same market with another book: other accounts and positions, contracts that expired taken out.
+
+        Raises BadInput for contracts that the state has no factor of: those listed since it was begun.
+        """
+        check_factors(book.instruments, self.history)
+        return replace(self, book=book)
 
     def save(self, path: str | Path) -> Path:
         """Write the state into one file, whole or not at all; returns its path. See `resume`."""
@@ -121,12 +136,15 @@ class LiveMargin:
     def _check(self, given: Market) -> None:
         now, last = np.datetime64(given.as_of.replace(tzinfo=None), "us"), self.history.times[-1]
         problems = []
-        if self.history.grid.bars_between(last, now) < 1:
-            when = "is that of the last bar" if now == last else "is less than half a bar later than the last, "
+        if self.history.grid.bars_after(last, now) < 1:
+            when = "is that of the last bar" if now == last else "is no bar of this calendar later than the last, "
             when = "is before the last bar, " if now < last else when
             what = f"{given.as_of:%Y-%m-%d %H:%M} {when}{'' if now == last else _told(last)}"
             problems.append(Problem("as_of", None, None, what, "Give every bar once, in order of time"))
         known = self.history.names[: self.history.underlyings]
+        if not given.underlyings.height:
+            what, remedy = "brings no price", "Give the index price of one underlying at least"
+            problems.append(Problem("underlyings", None, None, what, remedy, table="underlyings"))
         for name in given.underlyings["underlying"]:
             if name not in known:
                 what = f"'{name}' is no underlying of the state"
@@ -139,13 +157,13 @@ class LiveMargin:
         """The state with the prices of a bar; `given` are those that the bar itself brings."""
         history = self.history
         now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
-        bars = float(history.grid.bars_between(history.times[-1], now))
+        bars = float(history.grid.bars_after(history.times[-1], now))
         walk, level = _walk(history, given, values), _level(history, market)
         bar = Bar(walk, level, np.asarray(bars), np.asarray((now - history.times[-1]) / DAY))
         with jax.enable_x64(True):
             state = _step(self.model, self.state, bar)
         seen = np.where(np.isnan(walk), history.last_bar, now)
-        history = replace(history, times=np.append(history.times[1:], now), last_bar=seen, level=level, stands=walk)
+        history = replace(history, times=np.append(history.times[1:], now), last_bar=seen, level=level)
         return replace(self, market=market, state=state, history=_as_known(history, self.model, state))
 
 
@@ -170,8 +188,21 @@ def follow(
     tables = {**market.tables, "history": market.tables["history"].of(market.tables["history"].rows.clear())}
     live = LiveMargin(book, replace(market, tables=tables), chosen, window, state, draws, seed)
     now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
-    later = history.grid.bars_between(history.times[-1], now) >= 1
+    later = history.grid.bars_after(history.times[-1], now) >= 1
     return live._stepped(live.market, live.market, {}) if later else live
+
+
+def check_factors(instruments: Instruments, history: FactorHistory) -> None:
+    """Refuse contracts whose basis, and options whose volatility, no factor of a history moves."""
+    known = {*history.names, ""}
+    names = np.where(instruments.has_basis, np.char.add("basis:", instruments.ids.astype(str)), "")
+    wanted = np.where(instruments.is_option, forward_factors(instruments).astype(str), names)
+    for k, name in enumerate(wanted):
+        implied = volatility_factor(str(instruments.underlying[k])) if instruments.is_option[k] else ""
+        if instruments.underlying[k] in known and not {str(name), implied} <= known:
+            what = f"'{instruments.ids[k]}' was listed after the market was first followed: nothing moves its basis"
+            remedy = "Follow the market anew with its history, or take the contract out"
+            raise BadInput([Problem("instruments", "instrument_id", None, what, remedy, table="instruments")])
 
 
 def _settling(live: LiveMargin) -> list[tuple[str, np.datetime64]]:
@@ -194,6 +225,7 @@ def _window(history: FactorHistory, rows: int) -> FactorHistory:
         history,
         times=times,
         returns=padded(history.returns, np.nan),
+        seen=None,
         bars=padded(history.bars, 1.0),
         gap_return=np.full(len(history.names), np.nan),
         gap_bars=np.ones(len(history.names)),
@@ -221,8 +253,11 @@ def _walk(history: FactorHistory, given: Market, values: Mapping[str, float]) ->
     """Where each factor stands at a bar; NaN for what it does not bring. Raises BadInput for values of nothing."""
     place = {name: k for k, name in enumerate(history.names)}
     stands = np.full(len(place), np.nan)
-    for name, price in given.underlyings.select("underlying", "index_price").iter_rows():
-        stands[place[name]] = price if history.absolute[place[name]] else np.log(price)
+    for name, price, time in given.underlyings.select("underlying", "index_price", "time").iter_rows():
+        k = place[name]
+        # A feed that repeats an old price knows no new one: a return of zero would lower the volatility.
+        if time is None or not np.datetime64(time.replace(tzinfo=None), "us") <= history.last_bar[k]:
+            stands[k] = price if history.absolute[k] else np.log(price)
     implied = history.is_volatility
     for name, value in values.items():
         k = place.get(name, 0)

@@ -5,7 +5,7 @@ which configuration it belongs to; another one is refused.
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
@@ -21,7 +21,7 @@ from marginax.book import Book
 from marginax.calendars import Grid
 from marginax.config import Config
 from marginax.engine.compilation import persistent_cache
-from marginax.engine.live import NO_HISTORY, LiveMargin
+from marginax.engine.live import NO_HISTORY, LiveMargin, check_factors
 from marginax.history import FactorHistory
 from marginax.market import Market, read_market
 from marginax.models.load import load_model
@@ -72,8 +72,8 @@ def save(live: LiveMargin, path: Path) -> Path:
 def resume(path: str | Path, book: Book, model: str | Path | Config | MarginModel = "dynamic") -> LiveMargin:
     """The state in a file, with a book and the model that it was saved with.
 
-    The book may be another one, on instruments that the market lists. Raises BadInput for a file that is no state, or
-    one of another model, configuration or version.
+    The book may be another one (see `LiveMargin.with_book`). Raises BadInput for a file that is no state, or one of
+    another model, configuration or version, and for contracts that it has no factor of.
     """
     persistent_cache()
     chosen, path = load_model(model), Path(path)
@@ -88,9 +88,11 @@ def resume(path: str | Path, book: Book, model: str | Path | Config | MarginMode
     kept["grid"] = Grid(arrays["history.times"], told["bars_per_day"], told["bars_per_week"])
     counts = {key: told[key] for key in ("underlyings", "volatilities", "padding")}
     history = FactorHistory(names=tuple(told["names"]), carried=True, **counts, **kept)
+    check_factors(book.instruments, history)
     market = _market(arrays, told)
     with jax.enable_x64(True):
-        state = _filled(jax.eval_shape(lambda: chosen.carry(history)), arrays, "state", path)
+        begun = replace(history, seen=history.returns)
+        state = _filled(jax.eval_shape(lambda: chosen.carry(begun)), arrays, "state", path)
         draws = _filled(chosen.draw(told["seed"], history), arrays, "draws", path)
     return LiveMargin(book, market, chosen, history, state, draws, told["seed"])
 
@@ -100,7 +102,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
-        what = "there is no such file" if isinstance(error, FileNotFoundError) else f"is no state ({error})"
+        what = "there is no such file" if isinstance(error, FileNotFoundError) else "is no state of a followed market"
         raise BadInput([Problem(str(path), None, None, what, f"Name {KINDS}")]) from None
     if "told" not in arrays:
         raise BadInput([Problem(str(path), None, None, "is no state of a followed market", f"Name {KINDS}")])
@@ -118,11 +120,11 @@ def _check(model: MarginModel, told: dict[str, Any], path: Path) -> None:
     was, now = told["configuration"], _configuration(model)
     for section in now:
         if was.get(section) != now[section]:
-            keys = [key for key in now[section] if was.get(section, {}).get(key) != now[section][key]]
-            what = f"was saved with other values of {', '.join(f'`{section}.{key}`' for key in keys)}"
-            raise refuse(
-                f"{section}.{keys[0]}", what, "Resume with the configuration it was saved with, or follow anew"
-            )
+            before = was.get(section, {})
+            keys = [f"{section}.{key}" for key in sorted({*now[section], *before})
+                    if before.get(key) != now[section].get(key)]  # fmt: skip
+            what = f"was saved with other values of {', '.join(f'`{key}`' for key in keys)}"
+            raise refuse(keys[0], what, "Resume with the configuration it was saved with, or follow anew")
     if told["numbers"] != _digest(model):
         raise refuse(None, "was saved with other numbers in the model", "Resume it with the same model, or follow anew")
 

@@ -36,7 +36,7 @@ from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
 from marginax.models.scenario_model import ScenarioDraws
 from marginax.problems import BadInput, Problem
-from marginax.scenarios.carried import Bar
+from marginax.scenarios.carried import Bar, seen_arrays
 from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, horizon_bars, widened
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.historical import stretches
@@ -59,10 +59,15 @@ class Dynamic(DynamicCharges):
     def from_config(cls, config: Config, *, name: str) -> Self:
         """The model that a configuration describes. Raises BadInput for parts that do not go with its scenarios."""
         source = config.scenarios.source
-        if config.dependence.against == "independent" and source not in ("historical", "filtered_historical"):
+        equal = source in ("historical", "filtered_historical")
+        if config.dependence.against == "independent" and not equal:
             what = f'is "independent", and scenarios from {source!r} have unequal weights'
             remedy = 'Say "comonotone", or take scenarios of equal weight'
             raise BadInput([Problem("configuration", "dependence.against", None, what, remedy)])
+        if config.correlation_break.multiplier and not equal:
+            what = f"is set, and scenarios from {source!r} are no windows of history of equal weight"
+            remedy = "Take historical scenarios, or remove the section"
+            raise BadInput([Problem("configuration", "correlation_break", None, what, remedy)])
         weight = config.stress_period.weight
         return cls(
             **cls.fields_of(config, name=name),
@@ -80,6 +85,10 @@ class Dynamic(DynamicCharges):
 
     def with_scenarios(self, scenarios: ScenarioSet) -> Self:
         """This model on scenarios of one's own: without a history to follow, stress and procyclicality are off."""
+        independent = self.dependence is not None and self.dependence.against == "independent"
+        if independent and np.ptp(scenarios.weights) > 0:
+            what, remedy = 'is "independent", and the scenarios have unequal weights', 'Say "comonotone"'
+            raise BadInput([Problem("configuration", "dependence.against", None, what, remedy)])
         still = super().with_scenarios(scenarios)
         return eqx.tree_at(
             lambda model: (model.stress_weight, model.procyclicality), still, (None, None), is_leaf=lambda x: x is None
@@ -90,6 +99,7 @@ class Dynamic(DynamicCharges):
         plain = super().draw(seed, history)
         names, settings = history.names[: history.underlyings], self.settings.collateral
         limits, sizes = ([table.get(name, np.inf) for name in names] for table in (settings.limits, settings.sizes))
+        self._check_stretches(history)
         orders = None
         if self.dependence is not None and self.dependence.against == "independent":
             orders = independent_orders(seed, history, self._historical(history))
@@ -104,7 +114,7 @@ class Dynamic(DynamicCharges):
     def carry(self, history: FactorHistory) -> DynamicCarried:
         """The filters, their window, and what the tools and the stretch need, after a whole history."""
         plain = super().carry(history)
-        return self._follower.carried(plain, factor_arrays(history))
+        return self._follower.carried(plain, seen_arrays(history))
 
     def step(self, state: DynamicCarried, bar: Bar) -> DynamicCarried:
         """All of it one bar on."""
@@ -175,6 +185,7 @@ class Dynamic(DynamicCharges):
                 terms=terms,
                 independent=independent,
                 main=main,
+                historical=main - self.source.behind(draws.scenarios),
             ),
             shocks,
         )
@@ -183,8 +194,29 @@ class Dynamic(DynamicCharges):
         """Bars of the horizon after its first."""
         return horizon_bars(self.settings.risk.horizon_days, observed.factors.bars_per_day)[0] - 1
 
+    def _check_stretches(self, history: FactorHistory) -> None:
+        """Refuse stretches and windows that are too short for the horizon or the tail."""
+        if isinstance(self.source, GivenScenarios):
+            return
+        bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)
+        wanted = int(np.ceil(1 / self.charge_tail - 1e-9))
+        if self.stress_weight is not None:
+            stretch = self.settings.stress_period.bars
+            if stretch - bars + 1 < wanted:
+                what = f"of {stretch} holds {max(stretch - bars + 1, 0)} horizons, and the tail needs {wanted}"
+                remedy = f"Say at least {wanted + bars - 1}"
+                raise BadInput([Problem("configuration", "stress_period.bars", None, what, remedy)])
+        if self.correlation_break is not None:
+            windows, scenarios = self.correlation_break.windows, self.settings.scenarios.window
+            if scenarios // windows < wanted:
+                what = f"of {windows} leaves {scenarios // windows} scenarios a window, and the tail needs {wanted}"
+                remedy = "Take fewer windows, or a longer `scenarios.window`"
+                raise BadInput([Problem("configuration", "correlation_break.windows", None, what, remedy)])
+
     def _historical(self, history: FactorHistory) -> int:
-        """How many scenarios are stretches of history."""
+        """How many scenarios are stretches of history, or given."""
+        if isinstance(self.source, GivenScenarios):
+            return len(self.source.scenarios)
         bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)
         return min(len(history.times), self.settings.scenarios.window + bars - 1) - bars + 1
 

@@ -25,8 +25,9 @@ IN_FULL = ("haircut", "concentration")
 class DynamicPrepared(ScenarioPrepared):
     """The cube under the model's scenarios and then the stressed ones, which have no weight there.
 
-    `main` counts the former, `stressed` weighs the latter; `units` are expected shortfalls of one unit long and short,
-    `scale` the multiplier of each row's underlying, `independent` the cube with every underlying on its own.
+    `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
+    `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
+    `independent` the cube with every underlying on its own.
     """
 
     stressed: Float[Array, " stressed"]
@@ -35,6 +36,7 @@ class DynamicPrepared(ScenarioPrepared):
     terms: CollateralTerms
     independent: Float[Array, "rows main"] | None
     main: int = eqx.field(static=True)
+    historical: int = eqx.field(static=True)
 
 
 class DynamicCharges(ExpectedShortfall):
@@ -120,10 +122,11 @@ class DynamicCharges(ExpectedShortfall):
                 bound = own.total
             found["dependence"] = self.dependence.charge(bound, charges.joint)
         if self.correlation_break is not None:
+            past = slice(0, prepared.historical)
             found["correlation_break"] = self.correlation_break.charge(
-                losses, weights, charges.joint, tail=self.charge_tail
+                losses[:, past], weights[past], charges.joint, tail=self.charge_tail
             )
-        found["wrong_way"] = self.collateral.wrong_way_charge(prepared.units, tile, alone, charges.joint)
+        found["wrong_way"] = self._wrong_way(prepared, tile, charges)
         risk = sum(found.values(), jnp.zeros_like(alone))
         found["procyclicality"] = jnp.zeros_like(alone)
         if self.procyclicality is not None:
@@ -138,6 +141,17 @@ class DynamicCharges(ExpectedShortfall):
         found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
         has, names = owes(tile), self.part_names
         return Parts(tuple(jnp.where(has, found[name], 0) for name in names), names), charges, joint
+
+    def _wrong_way(self, prepared: DynamicPrepared, tile: Tile, charges: Charges) -> Float[Array, " accounts"]:
+        """The charge on collateral in whose underlying no position is held."""
+        if self.collateral.wrong_way is None or not has_collateral(tile):
+            return jnp.zeros_like(charges.joint)
+        main = slice(0, prepared.main)
+        other = tile.runs.asset_alone & (tile.amounts > 0)
+        traded = eqx.tree_at(lambda each: each.amounts, tile, jnp.where(other, 0, tile.amounts))
+        losses = tile_losses(prepared, traded)[1][:, main]
+        shortfall = expected_shortfall(losses, prepared.weights[main], tail=self.charge_tail)
+        return self.collateral.wrong_way_charge(prepared.units, tile, shortfall, charges.joint)
 
     def _stress(self, shortfall: Array, losses: Array, weights: Array) -> Float[Array, " accounts"]:
         """w (ES over the stretch - ES)+."""

@@ -50,7 +50,7 @@ class DynamicCarried(eqx.Module):
     @property
     def known(self) -> DynamicState:
         """What a margin is prepared from."""
-        stretch, observed = None, self.plain.observed
+        stretch, observed = None, self.plain.known
         if self.stretch is not None:
             found = self.stretch.stretch
             stretch = Stretch(jnp.where(observed.factors.own, found.returns, jnp.nan), found.bars, found.live)
@@ -106,7 +106,8 @@ class Follower(eqx.Module):
             rows, count = self.stretch_bars, len(factors.returns)
             usual = path.long_run[1:]
             start = stretch_starts(factors, usual, rows=self.rows(count))[-1]
-            found = stretch_at(factors, start, jnp.asarray(count), factors.own, rows=self.rows(count))
+            every = jnp.ones(len(factors.proxy), bool)  # what stands on its own is asked when the stretch is used
+            found = stretch_at(factors, start, jnp.asarray(count), every, rows=self.rows(count))
             scores = bar_scores(factors, usual)
             window = lax.dynamic_slice_in_dim(scores, start, self.rows(count))
             missing = rows - self.rows(count)
@@ -131,7 +132,7 @@ class Follower(eqx.Module):
                 least = volatility(jnp.nansum(squares, axis=0) / jnp.maximum(seen, 1))
             level = self.volatility.today(observed.today, observed.long_run, factors)[prices]
             assert levels is not None
-            levels, multiplier = self.tools.step(levels, level, least, bars_per_day=bars_per_day)
+            levels, multiplier = self.tools.step(levels, level, least, jnp.asarray(bar.bars), bars_per_day=bars_per_day)
         if stretch is not None:
             score = bar_scores(factors, plain.filter.long_run.variance[None], last=1)
             scores = jnp.concatenate([stretch.scores[1:], score])

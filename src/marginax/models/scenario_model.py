@@ -171,7 +171,7 @@ class ScenarioModel(MarginModel):
 
     def known(self, state: Any) -> Any:
         """What was observed."""
-        return state.observed
+        return state.known
 
     def with_settlements(self, known: Any, history: FactorHistory) -> Any:
         """Paths to settlement are drawn from past moves; laws that were fitted at the beginning have none."""
@@ -280,6 +280,13 @@ class ScenarioModel(MarginModel):
         floor = jnp.where(jnp.sum(netted, axis=1, keepdims=True) < 0, -netted, 0)
         return Parts((core, collateral, haircut, floor), PARTS)
 
+    def _of_nothing(self, history: FactorHistory) -> dict[str, list[str]]:
+        """Names in tables of collateral and pegs that are no underlying."""
+        collateral, pegs = self.settings.collateral, self.settings.pegs
+        tables = {"limits": collateral.limits, "sizes": collateral.sizes, "pegs": {**pegs.rates, **pegs.sizes}}
+        lost = {f"{name}_of_nothing": sorted(set(table) - set(history.names)) for name, table in tables.items()}
+        return {name: names for name, names in lost.items() if names}
+
     def _classes(self, history: FactorHistory) -> dict[str, int]:
         """How many underlyings are in each asset class that has parameters, and in none."""
         words = [*self.settings.classes.words, "none"]
@@ -304,6 +311,7 @@ class ScenarioModel(MarginModel):
             "index_far_from_history": names[leap & history.own].tolist(),
             **({"asset_classes": self._classes(history)} if self.settings.classes.parameters else {}),
             "haircuts_of_nothing": sorted(set(self.settings.collateral.haircuts) - set(history.names)),
+            **self._of_nothing(history),
             "residuals_capped": {str(names[k]): int(capped[k]) for k in np.flatnonzero(capped)},
             "proxied": names[history.proxied].tolist(),
             "volatilities_by_price": names[history.leaning].tolist(),

@@ -1,20 +1,22 @@
 """A market that is carried forward bar by bar: the filters, and a window of the past of fixed length.
 
 A step costs the same however long the history is. What is known at a bar is what a run over the whole history up to it
-would have known; only the random residuals that fill holes are other draws, for they belong to rows of the window.
+would have known, but for what is drawn: residuals that fill holes and stand-in noise belong to rows of the window, and
+fitted laws of draws stay those of the beginning.
 """
 
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from marginax.config import Config
 from marginax.history import FactorHistory
-from marginax.scenarios.filtering import Observed, VolatilityFilter, factor_arrays
-from marginax.scenarios.volatility import FilterState
+from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
+from marginax.scenarios.volatility import SEED_RETURNS, FilterState
 from marginax_kernels import volatility
 
 
@@ -40,6 +42,13 @@ class Carried(eqx.Module):
     moved: Bool[Array, " factors"]
     config: Config = eqx.field(static=True)
 
+    @property
+    def known(self) -> Observed:
+        """What a margin is prepared from: what does not stand on its own has no returns."""
+        factors = self.observed.factors
+        returns = jnp.where(factors.own, factors.returns, jnp.nan)
+        return eqx.tree_at(lambda each: each.factors.returns, self.observed, returns)
+
     def step(self, volatility_filter: VolatilityFilter, bar: Bar) -> "Carried":
         """The state one bar on. A factor without a price keeps its volatility; what it did comes with its next price.
 
@@ -56,6 +65,16 @@ class Carried(eqx.Module):
         usual = self.filter.long_run.variance
         before = model.variance(self.filter.model, usual, bars_per_day=factors.bars_per_day)
         state = volatility_filter.step(self.filter, (returns, spans), factors)
+        # The bars that are missing could have moved both ways: what ends a gap may raise a variance and not lower it.
+        after = model.variance(state.model, state.long_run.variance, bars_per_day=factors.bars_per_day)
+        calmer = (spans > 1) & (after < before)
+        state = state._replace(
+            model=jax.tree.map(lambda new, old: jnp.where(calmer, old, new), state.model, self.filter.model)
+        )
+        # A factor that is new has the mean square so far until there is enough of it to seed a filter.
+        young = state.long_run.seen < SEED_RETURNS
+        seed = model.begin(state.long_run.variance, bars_per_day=factors.bars_per_day)
+        state = state._replace(model=jax.tree.map(lambda new, old: jnp.where(young, new, old), seed, state.model))
         moved = self.moved | (jnp.nan_to_num(returns) != 0)
         days = jnp.where(known, 0.0, days)
         alone = np.asarray(factors.proxy) < 0
@@ -67,7 +86,7 @@ class Carried(eqx.Module):
         frozen = own & ~moved
         small = settings.minimum_volatility / np.sqrt(factors.bars_per_day)
         noise = jnp.where(is_price, jnp.where(frozen, small * bar.level, jnp.nan), factors.noise)
-        after = eqx.tree_at(
+        window = eqx.tree_at(
             lambda each: (each.level, each.returns, each.bars, each.own, each.noise, each.live, each.gap_return),
             factors,
             (
@@ -83,9 +102,9 @@ class Carried(eqx.Module):
         )
         return Carried(
             observed=Observed(
-                factors=after,
+                factors=window,
                 variance=_shifted(observed.variance, before),
-                today=volatility_filter.ahead(state, after),
+                today=volatility_filter.ahead(state, window),
                 long_run=volatility(state.long_run.variance),
             ),
             filter=state,
@@ -97,9 +116,16 @@ class Carried(eqx.Module):
         )
 
 
+def seen_arrays(history: FactorHistory) -> FactorArrays:
+    """The numbers of a history with the returns of factors that do not stand on their own yet: a state must know them
+    when they do."""
+    assert history.seen is not None
+    return eqx.tree_at(lambda each: each.returns, factor_arrays(history), history.seen)
+
+
 def carried_from(volatility_filter: VolatilityFilter, history: FactorHistory, config: Config, *, rows: int) -> Carried:
     """The state after a whole history, with a window of `rows` bars; those before the history are none."""
-    factors = factor_arrays(history)
+    factors = seen_arrays(history)
     path = volatility_filter.path(factors)
     padding = max(rows - len(history.times), 0)
 

@@ -39,7 +39,7 @@ class FactorArrays(eqx.Module):
     are). `leaning` are the factors that move by beta times their proxy and by noise of their own; `settlements` those
     that have the law of their proxy and are independent of it, each with the place of its time among all settlements;
     `correlated` those whose correlation can be brought up to date, the first listed first. The first `underlyings`
-    factors are prices; `classes` are rows of leaves by asset class.
+    factors are prices; `absolute` are those that are shocked absolutely; `classes` rows of leaves by asset class.
     """
 
     returns: Float[Any, "bars factors"]
@@ -58,6 +58,7 @@ class FactorArrays(eqx.Module):
     correlated: tuple[int, ...] = eqx.field(static=True, default=())
     underlyings: int = eqx.field(static=True, default=0)
     bars_per_year: float = eqx.field(static=True, default=365.0)
+    absolute: tuple[bool, ...] = eqx.field(static=True, default=())
     classes: Int[Any, " factors"] | None = None
 
     def by_factor(self, leaves: Any) -> Any:
@@ -316,6 +317,7 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
         correlated=tuple(by_listing),
         underlyings=history.underlyings,
         bars_per_year=history.grid.bars_per_year,
+        absolute=tuple(history.absolute.tolist()),
     )
 
 

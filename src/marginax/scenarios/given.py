@@ -85,6 +85,10 @@ class GivenScenarios(eqx.Module):
         """The set's own shocks and weights."""
         return jnp.asarray(draws.shocks), jnp.asarray(draws.weights)
 
+    def behind(self, draws: GivenDraws) -> int:
+        """None stands behind the others."""
+        return 0
+
     def capped(self, observed: Observed) -> Int[Array, " factors"]:
         """Nothing is capped."""
         return jnp.zeros(jnp.shape(observed.factors.own), int)

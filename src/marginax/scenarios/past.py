@@ -57,6 +57,7 @@ class Past(eqx.Module):
                 correlated=factors.correlated,
                 underlyings=factors.underlyings,
                 bars_per_year=factors.bars_per_year,
+                absolute=factors.absolute,
             ),
             variance=window(self.variance),
             today=self.today[bar],

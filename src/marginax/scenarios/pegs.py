@@ -51,13 +51,20 @@ class PegJumps(eqx.Module):
         pegged = np.flatnonzero((np.where(np.isnan(stated), by_class, stated) > 0).all(axis=0))
         return PegDraws(tuple(pegged.tolist()), *stated[:, pegged])
 
+    def mass(self, draws: PegDraws, history: FactorHistory) -> float:
+        """The probability of all of them over the horizon."""
+        rows = np.zeros(len(history.names), int) if history.classes is None else history.classes
+        rate = np.asarray(self.rate)
+        usual = rate[rows[list(draws.factors)]] if rate.ndim else np.full(len(draws.factors), rate)
+        years = self.config.risk.horizon_days * history.grid.bars_per_day / history.grid.bars_per_year
+        return float(-np.expm1(-np.where(np.isnan(draws.rate), usual, draws.rate) * years).sum())
+
     def shocks(
         self, factors: FactorArrays, draws: PegDraws
     ) -> tuple[Float[Array, "pegs factors"], Float[Array, " pegs"]]:
         """Shocks over the horizon and their probabilities, 1 - exp(-rate x years).
 
-        Prices fall by shares, also where they are shocked absolutely. Gradient: exact in rates, sizes and what falls
-        along.
+        Prices fall by shares, of their level where they are shocked absolutely. Gradient: exact in all leaves.
         """
         pegged = np.asarray(draws.factors, int)
         rate, size, along = (
@@ -68,9 +75,15 @@ class PegJumps(eqx.Module):
         is_price = np.arange(len(factors.proxy)) < factors.underlyings
         calm = np.ones(len(factors.proxy), bool)
         calm[pegged] = False
-        others = jnp.log1p(-jnp.where(is_price & calm, along, 0)) * factors.level
+
+        def moved(share: Array, absolute: Array, level: Array) -> Array:
+            return jnp.where(absolute, -share * level, jnp.log1p(-share))
+
+        absolute = jnp.asarray(factors.absolute)
+        others = moved(jnp.where(is_price & calm, along, 0), absolute, factors.level)
         shocks = jnp.tile(others, (len(pegged), 1))
-        shocks = shocks.at[np.arange(len(pegged)), pegged].set(jnp.log1p(-size) * factors.level[pegged])
+        own = moved(size, absolute[pegged], factors.level[pegged])
+        shocks = shocks.at[np.arange(len(pegged)), pegged].set(own)
         paths = np.array([path for path, _ in factors.settlements], int)
         bars = self.config.risk.horizon_days * factors.bars_per_day
         return shocks.at[:, paths].set(jnp.nan), -jnp.expm1(-rate * bars / factors.bars_per_year)

@@ -35,6 +35,7 @@ class SourceDraws(eqx.Module):
     main: HistoricalDraws | MonteCarloDraws
     stress: StressDraws
     pegs: PegDraws
+    bars_per_day: float = eqx.field(static=True)
     correlation: Float[Any, "correlated correlated"] | None = None
 
 
@@ -98,7 +99,12 @@ class ScenarioSource(eqx.Module):
             main: HistoricalDraws | MonteCarloDraws = self.main.draw(seed, history, self.volatility, filling)
         else:
             main = self.main.draw(history)
-        return SourceDraws(filling, main, self.stress.draw(history), self.pegs.draw(history))
+        pegs = self.pegs.draw(history)
+        mass = self.stress.mass + self.pegs.mass(pegs, history)
+        if mass >= 1:
+            what = f"lost pegs and stress have a mass of {mass:.2f} together and leave nothing to the other scenarios"
+            raise BadInput([Problem("configuration", "pegs", None, what, "Lower the rates, or shorten the horizon")])
+        return SourceDraws(filling, main, self.stress.draw(history), pegs, history.grid.bars_per_day)
 
     def observe(self, factors: FactorArrays) -> Observed:
         """Run the filter over a whole history."""
@@ -116,6 +122,12 @@ class ScenarioSource(eqx.Module):
             blocks, masses = [*blocks, jumps], [*masses, lost]
             weights = weights * (1 - jnp.sum(lost) / (1 - self.stress.mass))
         return jnp.concatenate([main, *blocks]), jnp.concatenate([(1 - self.stress.mass) * weights, *masses])
+
+    def behind(self, draws: SourceDraws) -> int:
+        """Scenarios that stand behind the main ones: stress and lost pegs."""
+        bars, _ = horizon_bars(self.stress.horizon_days, draws.bars_per_day)
+        windows = sum(end - begin - bars + 1 for begin, end in draws.stress.windows)
+        return windows + len(draws.stress.moves) + len(draws.pegs.factors)
 
     def correlation(self, observed: Observed, draws: SourceDraws) -> Float[Array, "correlated correlated"]:
         """The correlation of the main scenarios, factors in the order of `correlated`."""

@@ -1,7 +1,7 @@
 """The stressed observations: the most volatile stretch of bars that the history holds so far, used unscaled.
 
-The volatility of a bar is the mean over prices of their squared return over their mean square up to then (at most 25:
-one price that jumps is no stress of the market); a price that is not listed yet counts as still. In the stretch a price
+The volatility of a bar is the sum over prices of their squared return over their mean square up to then (at most 25:
+one price that jumps is no stress of the market); a price that is not listed yet adds nothing. In the stretch a price
 that was not listed takes its proxy's move times beta.
 """
 

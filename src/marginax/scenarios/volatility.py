@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 from marginax.market_sections import AssetClasses, Filter
 from marginax_kernels import (
     faded,
-    garch_update,
     har_push,
     har_ring,
     har_variance,
@@ -116,11 +115,12 @@ class Garch(VolatilityModel):
 
     def step(self, state: Array, returns: Array, bars: Array, long_run: Array, *, bars_per_day: float) -> Array:
         """One update, and the way back to the long run for the bars without a price."""
-        moves = jnp.sqrt(squared_move(returns, bars, state, bound=self.bound))
-        omega = (1 - self.alpha - self.beta) * long_run
-        after = garch_update(state, moves, omega=omega, alpha=self.alpha, beta=self.beta)
-        after = long_run + (self.alpha + self.beta) ** (bars - 1) * (after - long_run)
-        return jnp.where(jnp.isnan(returns), state, after)
+        square = squared_move(returns, bars, state, bound=self.bound)
+        persistence = self.alpha + self.beta
+        after = (1 - persistence) * long_run + self.alpha * square + self.beta * state
+        # Over one bar there is no power to take, and 0^0 has no slope.
+        left = jnp.where(bars > 1, persistence ** jnp.where(bars > 1, bars - 1, 1), 1)
+        return jnp.where(jnp.isnan(returns), state, long_run + left * (after - long_run))
 
     def variance(self, state: Array, long_run: Array, *, bars_per_day: float) -> Array:
         """The state."""
@@ -129,14 +129,16 @@ class Garch(VolatilityModel):
     def forecast(self, state: Array, long_run: Array, *, ahead: int, bars_per_day: float) -> Array:
         """The mean of long run + (a + b)^k (v - long run), k from 0 to `ahead` - 1."""
         persistence = jnp.asarray(self.alpha + self.beta)
-        left = jnp.mean(persistence[..., None] ** jnp.arange(ahead), axis=-1)
+        powers = persistence[..., None] ** jnp.arange(1, max(ahead, 2))
+        left = (1 + jnp.sum(powers, axis=-1)) / ahead if ahead > 1 else 1.0
         return long_run + left * (state - long_run)
 
 
 class Har(VolatilityModel):
     """Realised variance of the last day, week and month of bars; the state is a month of squares. Source: Corsi (2009).
 
-    On bars within the day realised variance is the sum of their squares; on daily bars a day is a single square.
+    On bars within the day realised variance is the sum of their squares; on daily bars, and on longer ones, a day is a
+    single square, and week and month are 5 and 22 of them.
     """
 
     daily: Float[Any, "*factors"]

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from marginax.models.protocol import Tile
-from marginax.models.tile_losses import has_collateral
 from marginax.sections import Collateral
 from marginax_kernels import accumulate
 
@@ -62,18 +61,17 @@ class CollateralCharge(eqx.Module):
         self,
         units: Float[Array, "rows 2"],
         tile: Tile,
-        alone: Float[Array, " accounts"],
+        traded: Float[Array, " accounts"],
         joint: Float[Array, " accounts"],
     ) -> Float[Array, " accounts"]:
-        """A share of what collateral that hedges nothing saves by falling at other times than the positions.
+        """A share of what collateral that hedges nothing saves by falling at other times than all else.
 
-        With E the sum of the expected shortfalls of the assets in whose underlying no position is held: the benefit is
-        (ES(positions) + E - ES(joint))+, at most E. Under the worst dependence between the two there is none.
-        Gradient: exact, one-sided at the kinks.
+        With E the sum of the expected shortfalls of the assets in whose underlying no position is held, and `traded`
+        the expected shortfall of positions and all other assets: the benefit is (traded + E - joint)+, at most E. Under
+        the worst dependence between the two there is none. Gradient: exact, one-sided at the kinks.
         """
-        if self.wrong_way is None or not has_collateral(tile):
-            return jnp.zeros_like(alone)
+        assert self.wrong_way is not None
         held = jnp.where(tile.runs.asset_alone, jnp.maximum(tile.amounts, 0), 0)
         own = accumulate(units[:, :1], tile.assets, held)[:, 0]
-        benefit = jnp.clip(alone + own - joint, 0, jnp.maximum(own, 0))
-        return jnp.asarray(self.wrong_way, alone.dtype) * benefit
+        benefit = jnp.clip(traded + own - joint, 0, jnp.maximum(own, 0))
+        return jnp.asarray(self.wrong_way, traded.dtype) * benefit

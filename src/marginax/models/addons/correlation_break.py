@@ -48,18 +48,21 @@ class CorrelationBreakCharge(eqx.Module):
     ) -> Float[Array, " accounts"]:
         """The charge of losses in the order of history, over `shortfall`, the expected shortfall of them all.
 
-        Windows are equal in number of scenarios; the oldest that do not fill one are left out. A window without mass
-        (before a history began) counts as one without excess. Gradient: exact.
+        Windows hold the scenarios that have weight, equally many but for rounding; in front are those before a history
+        began, which have none. Gradient: exact.
         """
-        size = losses.shape[1] // self.windows
-        latest = losses.shape[1] - self.windows * size
-        cut = losses[:, latest:].reshape(-1, self.windows, size)
-        shares = weights[latest:].reshape(self.windows, size)
+        count, size = losses.shape[1], -(-losses.shape[1] // self.windows)
+        live = jnp.sum(weights > 0)
+        edges = count - live + live * jnp.arange(self.windows + 1) // self.windows
+        place = edges[:-1, None] + jnp.arange(size)
+        inside = place < edges[1:, None]
+        column = jnp.minimum(place, count - 1)
+        shares = jnp.where(inside, weights[column], 0)
         mass = jnp.sum(shares, axis=1, keepdims=True)
         some = mass > 0
         select = jax.vmap(partial(value_at_risk, tail=tail), in_axes=(1, 0), out_axes=1)
-        own = select(cut, jnp.where(some, shares / jnp.where(some, mass, 1), 1 / size))
-        whole = value_at_risk(losses, weights, tail=tail)
+        own = select(losses[:, column], jnp.where(some, shares / jnp.where(some, mass, 1), 1 / size))
+        whole = value_at_risk(losses, weights / jnp.sum(weights), tail=tail)
         beyond = jnp.where(some[:, 0], jnp.maximum(own - whole[:, None], 0), 0) ** 2
         # One after the other: XLA sums few numbers in an order that hangs on how many rows there are.
         squares = functools.reduce(jnp.add, (beyond[:, k] for k in range(self.windows)))

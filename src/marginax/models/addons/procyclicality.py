@@ -52,18 +52,18 @@ class ProcyclicalityTools(eqx.Module):
         levels: Levels,
         level: Float[Array, " underlyings"],
         least: Float[Array, " underlyings"],
+        bars: Float[Array, ""],
         *,
         bars_per_day: float,
     ) -> tuple[Levels, Float[Array, " underlyings"]]:
-        """The levels one bar on and the multipliers that hold there; `least` is the volatility of the last years."""
+        """The levels `bars` on and the multipliers that hold there; `least` is the volatility of the last years."""
         floored = jnp.maximum(level, least)
         answer, reference = floored, levels.reference
         if self.buffer is not None:
             answer = buffered(floored, levels.reference, buffer=self.buffer)
-            one = jnp.ones_like(level)
             half_life = self.buffer_half_life_days * bars_per_day
-            reference = faded(levels.reference, (1 + self.buffer) * floored, one, half_life=half_life)
-        rise, fall = self._limits(bars_per_day)
+            reference = faded(levels.reference, (1 + self.buffer) * floored, bars, half_life=half_life)
+        rise, fall = self._limits(bars / bars_per_day)
         answer = limited(answer, levels.last, rise=rise, fall=fall)
         multiplier = jnp.where(level > 0, answer / jnp.where(level > 0, level, 1), 1)
         return Levels(reference, answer), multiplier
@@ -82,7 +82,7 @@ class ProcyclicalityTools(eqx.Module):
         """
 
         def one(levels: Levels, bar: tuple[Array, Array]) -> tuple[Levels, Array]:
-            return self.step(levels, *bar, bars_per_day=bars_per_day)
+            return self.step(levels, *bar, jnp.ones(()), bars_per_day=bars_per_day)
 
         last, multipliers = lax.scan(one, self.begin(level[0], least[0]), (level, least))
         return multipliers, last
@@ -100,8 +100,8 @@ class ProcyclicalityTools(eqx.Module):
         before = jnp.maximum(jnp.arange(len(squares)) - bars, 0)
         return volatility(jnp.maximum(squares - squares[before], 0) / jnp.maximum(seen - seen[before], 1))
 
-    def _limits(self, bars_per_day: float) -> tuple[Array | None, Array | None]:
-        """The limits of a bar from those of a day."""
-        rise = None if self.rise_limit is None else (1 + self.rise_limit) ** (1 / bars_per_day) - 1
-        fall = None if self.fall_limit is None else 1 - (1 - self.fall_limit) ** (1 / bars_per_day)
+    def _limits(self, days: Float[Array, ""]) -> tuple[Array | None, Array | None]:
+        """The limits of so many trading days from those of one."""
+        rise = None if self.rise_limit is None else (1 + self.rise_limit) ** days - 1
+        fall = None if self.fall_limit is None else 1 - (1 - self.fall_limit) ** days
         return rise, fall
