@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
@@ -76,9 +77,13 @@ class DynamicCharges(ExpectedShortfall):
         return eqx.tree_at(lambda each: each.units, prepared, units)
 
     @property
+    def _needs_groups(self) -> bool:
+        comonotone = self.dependence is not None and self.dependence.against == "comonotone"
+        return comonotone or self.procyclicality is not None
+
+    @property
     def _needs_units(self) -> bool:
-        against = self.dependence is not None and self.dependence.against == "comonotone"
-        return against or self.procyclicality is not None or self.collateral.wrong_way is not None
+        return self._needs_groups or self.collateral.wrong_way is not None
 
     def fitted_margin(self, prepared: DynamicPrepared, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:  # type: ignore[override]
         """Requirement, risk figures and score of every account of the tile."""
@@ -110,7 +115,7 @@ class DynamicCharges(ExpectedShortfall):
             together = together + self._stress(charges.joint, joint[:, main:], prepared.stressed)
         found["collateral"] = together - alone - found["stress"]
         own = None
-        if self._needs_units:
+        if self._needs_groups:
             cube = prepared.cube[:, :main]
             own = standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
         if self.dependence is not None:
@@ -148,9 +153,17 @@ class DynamicCharges(ExpectedShortfall):
             return jnp.zeros_like(charges.joint)
         main = slice(0, prepared.main)
         other = tile.runs.asset_alone & (tile.amounts > 0)
-        traded = eqx.tree_at(lambda each: each.amounts, tile, jnp.where(other, 0, tile.amounts))
-        losses = tile_losses(prepared, traded)[1][:, main]
-        shortfall = expected_shortfall(losses, prepared.weights[main], tail=self.charge_tail)
+        amounts = jnp.where(other, 0, tile.amounts)
+        mixed = jnp.any(amounts != 0, axis=1)
+
+        def with_the_rest() -> Array:
+            traded = eqx.tree_at(lambda each: each.amounts, tile, amounts)
+            losses = tile_losses(prepared, traded)[1][:, main]
+            return expected_shortfall(losses, prepared.weights[main], tail=self.charge_tail)
+
+        # Most accounts own nothing that they trade: theirs is the shortfall of the positions, which is known.
+        rest = lax.cond(jnp.any(mixed), with_the_rest, lambda: charges.core)
+        shortfall = jnp.where(mixed, rest, charges.core)
         return self.collateral.wrong_way_charge(prepared.units, tile, shortfall, charges.joint)
 
     def _stress(self, shortfall: Array, losses: Array, weights: Array) -> Float[Array, " accounts"]:

@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from marginax.charge_sections import CorrelationBreak
@@ -52,18 +53,27 @@ class CorrelationBreakCharge(eqx.Module):
         began, which have none. Gradient: exact.
         """
         count, size = losses.shape[1], -(-losses.shape[1] // self.windows)
-        live = jnp.sum(weights > 0)
-        edges = count - live + live * jnp.arange(self.windows + 1) // self.windows
-        place = edges[:-1, None] + jnp.arange(size)
-        inside = place < edges[1:, None]
-        column = jnp.minimum(place, count - 1)
-        shares = jnp.where(inside, weights[column], 0)
-        mass = jnp.sum(shares, axis=1, keepdims=True)
-        some = mass > 0
         select = jax.vmap(partial(value_at_risk, tail=tail), in_axes=(1, 0), out_axes=1)
-        own = select(losses[:, column], jnp.where(some, shares / jnp.where(some, mass, 1), 1 / size))
+
+        def whole_history() -> Array:
+            cut, shares = losses.reshape(-1, self.windows, size), weights.reshape(self.windows, size)
+            return select(cut, shares / jnp.sum(shares, axis=1, keepdims=True))
+
+        def begun_within() -> Array:
+            live = jnp.sum(weights > 0)
+            edges = count - live + live * jnp.arange(self.windows + 1) // self.windows
+            place = edges[:-1, None] + jnp.arange(size)
+            column = jnp.minimum(place, count - 1)
+            shares = jnp.where(place < edges[1:, None], weights[column], 0)
+            mass = jnp.sum(shares, axis=1, keepdims=True)
+            own = select(losses[:, column], jnp.where(mass > 0, shares / jnp.where(mass > 0, mass, 1), 1 / size))
+            return jnp.where(mass[:, 0] > 0, own, -jnp.inf)
+
         whole = value_at_risk(losses, weights / jnp.sum(weights), tail=tail)
-        beyond = jnp.where(some[:, 0], jnp.maximum(own - whole[:, None], 0), 0) ** 2
+        # Windows that are slices cost no gathering, and a history that fills the scenarios is the usual case.
+        even = count == self.windows * size
+        own = lax.cond(jnp.all(weights > 0), whole_history, begun_within) if even else begun_within()
+        beyond = jnp.maximum(own - whole[:, None], 0) ** 2
         # One after the other: XLA sums few numbers in an order that hangs on how many rows there are.
         squares = functools.reduce(jnp.add, (beyond[:, k] for k in range(self.windows)))
         excess = self.multiplier * volatility(squares / self.windows)
