@@ -34,8 +34,8 @@ class SourceDraws(eqx.Module):
     filling: FillDraws
     main: HistoricalDraws | MonteCarloDraws
     stress: StressDraws
-    pegs: PegDraws
-    bars_per_day: float = eqx.field(static=True)
+    pegs: PegDraws = PegDraws((), np.zeros(0), np.zeros(0))
+    bars_per_day: float = eqx.field(static=True, default=1.0)
     correlation: Float[Any, "correlated correlated"] | None = None
 
 
