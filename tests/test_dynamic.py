@@ -280,13 +280,19 @@ def test_more_than_a_book_of_nothing_is_needed_for_a_margin() -> None:
         ({"model": "dynamic", "correlation_break": {"least": 0.5, "most": 0.1}}, "`least` 0.5 is above `most` 0.1"),
         ({"model": "dynamic", "correlation": {"shrinkage": 0.0}}, r"correlation\.shrinkage"),
         ({"model": "dynamic", "procyclicality": {"fall_limit": 1.0}}, r"procyclicality\.fall_limit"),
-        ({"model": "dynamic", "collateral": {"limits": {"BTC": -1.0}}}, "-1.0 was given for BTC"),
+        (
+            {"model": "dynamic", "collateral": {"limits": {"BTC": -1.0}}},
+            r"limits\.BTC.*greater than or equal to 0",
+        ),
         (
             {"classes": {"names": {"BTC": "majors"}, "parameters": {"coins": {}}}},
             r"BTC is placed in `majors`, which has no table",
         ),
         (
-            {"filter": {"kind": "garch"}, "classes": {"parameters": {"coins": {"beta": 0.95}}}},
+            {
+                "filter": {"kind": "garch", "alpha": 0.1, "beta": 0.8},
+                "classes": {"parameters": {"coins": {"beta": 0.95}}},
+            },
             "n the class `coins` `alpha` \\+ `beta` is 1.05",
         ),
     ],

@@ -37,7 +37,7 @@ LEAVES = ("correlation_half_life_days", "shrinkage", "half_life_days", "safety_f
 def leaves(model: Any) -> list[Any]:
     """The same, where the model keeps them."""
     main, volatility = model.source.main, model.source.volatility
-    return [main.correlation_half_life_days, main.shrinkage, volatility.half_life_days, volatility.safety_factor]
+    return [main.correlation_half_life_days, main.shrinkage, volatility.model.half_life_days, volatility.safety_factor]
 
 
 @cache

@@ -58,7 +58,10 @@ def test_rate_and_size_of_an_asset_come_before_those_of_its_class() -> None:
 
 @pytest.mark.parametrize(
     ("pegs", "said"),
-    [({"rates": {"USDT": -0.1}}, "a year from 0 to 12"), ({"sizes": {"USDT": 1.0}}, "a share from 0 to below 1")],
+    [
+        ({"rates": {"USDT": -0.1}}, r"pegs\.rates\.USDT.*greater than or equal to 0"),
+        ({"sizes": {"USDT": 1.0}}, r"pegs\.sizes\.USDT.*less than 1"),
+    ],
 )
 def test_rates_and_sizes_are_shares(pegs: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):

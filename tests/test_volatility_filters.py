@@ -13,10 +13,8 @@ from arch.univariate import HARX, ConstantVariance
 from marginax.market_sections import AssetClasses, ClassParameters, Filter
 from marginax.scenarios.volatility import (
     Ewma,
-    FilterState,
     Garch,
     Har,
-    LongRun,
     TwoSpeed,
     VolatilityModel,
     filter_path,
@@ -187,5 +185,3 @@ def test_a_filter_knows_the_long_run_as_it_was_known_then(double: None, rng: np.
     found = path_of(MODELS["ewma"](), returns).long_run
     for t in (1, 50, 120):
         np.testing.assert_allclose(found[t], (returns[:t] ** 2).mean(axis=0), rtol=1e-12)
-    assert isinstance(path_of(MODELS["ewma"](), returns).state, FilterState)
-    assert isinstance(path_of(MODELS["ewma"](), returns).state.long_run, LongRun)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from platform import python_version
 from time import perf_counter
@@ -39,16 +40,21 @@ def read_groups(
     *,
     absolute: Sequence[str] = (),
     seed: int = 7,
+    kinds: Sequence[str] = (),
+    until: datetime | None = None,
 ) -> list[CalendarGroup]:
     """History (files or frames) and portfolios, by calendar: what `backtest` replays.
 
-    `portfolios` are a table, portfolios, or None for a venue's own over all underlyings. Raises BadInput for what
-    cannot be read.
+    `portfolios` are a table, portfolios, or None for a venue's own over all underlyings, of some `kinds` or of all;
+    prices after `until` are not looked at. Raises BadInput for what cannot be read.
     """
     prices = read_prices(history, absolute=absolute)
+    if until is not None:
+        prices = prices.until(until)
     inputs = {}
     if portfolios is None:
-        chosen = venue_portfolios(prices.names, forwards=prices.forwards, seed=seed)
+        every = venue_portfolios(prices.names, forwards=prices.forwards, seed=seed)
+        chosen = [each for each in every if not kinds or each.kind in kinds]
     elif isinstance(portfolios, list | tuple) and all(isinstance(each, Portfolio) for each in portfolios):
         chosen = [each for each in portfolios if isinstance(each, Portfolio)]
     else:

@@ -1,7 +1,7 @@
 """One model over many portfolios and bars: how the work is cut into compiled calls, and what a call computes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,34 +15,18 @@ from jaxtyping import Array, Float, Float64
 from marginax.engine.compilation import WIDE_VECTORS
 from marginax.engine.devices import run_streams, stream_devices
 from marginax.known import KnownHistory
-from marginax.models import MarginModel, Tile
+from marginax.models import Margin, MarginModel, Tile
 from marginax.problems import BadInput
 from marginax_calibration.lives import Life
 from marginax_calibration.portfolios import Portfolio
+from marginax_calibration.replay_works import CHUNK, Work, works_of
 from marginax_calibration.unit_market import Legs, UnitMarket
 from marginax_calibration.walk_forward import Schedule
 
-# Bars of one compiled call: enough that a call costs little beside its work, few enough that padding the last does too.
-CHUNK = 64
 # Series of one compiled call that estimates: fewer leave the vectors empty, more wait for the slowest of them.
 SERIES = 512
 # Refits of one call that collects samples.
 REFITS = 8
-# Portfolios of up to so many legs share a tile, so that a single leg does not pay for a market maker's thirty.
-WIDTHS = (4, 32)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One compiled call: portfolios, a tile for each part, on some bars of a history that begins at `first`.
-
-    `number` is that of the refit, or of the draws that hold.
-    """
-
-    parts: tuple[tuple[int, ...], ...]
-    bars: np.ndarray
-    first: int
-    number: int = 0
 
 
 class _Shared(NamedTuple):
@@ -74,6 +58,7 @@ class ModelReplay:
         self._devices = stream_devices(streams)
         self._bars = len(known.history.times) + 1
         self._lookback = model.lookback(known)
+        self._works = works_of(model, known, lives)
         narrow = jax.tree.map(_narrowed, model)
         self._shared = _Shared(model, narrow, model.past(known), market)
         self._tiles: dict[tuple[int, ...], Tile] = {}
@@ -106,38 +91,36 @@ class ModelReplay:
 
     def _fill_kept(self, table: np.ndarray, count: Callable[[int], None]) -> None:
         """Margins of the refits, kept until the next."""
-        for work, answers in self._stream(self._refits(), _margins):
-            for part, answer in zip(work.parts, answers, strict=True):
-                for k, member in enumerate(part):
-                    life = self._lives[member]
-                    rows = np.arange(life.begin, life.end)
-                    held = rows[self._schedule.last_refit(life.anchor, rows) == work.number]
-                    table[member, held] = answer[0, k]
-                    count(len(held))
+        for work, answer in self._stream(self._works.refits(), _margins):
+            for k, member in enumerate(work.members):
+                life = self._lives[member]
+                rows = np.arange(life.begin, life.end)
+                held = rows[self._schedule.last_refit(life.anchor, rows) == work.number]
+                table[member, held] = answer[0, k]
+                count(len(held))
 
     def _fill(self, table: np.ndarray, fitted: list[Any] | None, count: Callable[[int], None]) -> None:
         """Margins of every bar; what is fitted by portfolio comes from its last refit."""
 
-        def laws(part: tuple[int, ...], bars: np.ndarray) -> Any:
+        def laws(members: tuple[int, ...], bars: np.ndarray) -> Any:
             """What holds of each row of a tile at each bar: leaves of shape bars x rows."""
             if fitted is None:
                 return None
             columns = []
-            for member in part:
+            for member in members:
                 refit = self._schedule.last_refit(self._lives[member].anchor, bars)
                 held = fitted[member]
                 columns.append(jax.tree.map(lambda leaf, which=refit: leaf[np.minimum(which, len(leaf) - 1)], held))
-            columns += columns[:1] * (len(self._tile(part).equity) - len(columns))
+            columns += columns[:1] * (len(self._tile(members).equity) - len(columns))
             return jax.tree.map(lambda *each: np.stack(each, axis=1), *columns)
 
-        for work, answers in self._stream(self._daily(), _margins, laws):
+        for work, answer in self._stream(self._works.daily(), _margins, laws):
             more = 0
-            for part, answer in zip(work.parts, answers, strict=True):
-                for k, member in enumerate(part):
-                    life = self._lives[member]
-                    inside = (work.bars >= life.begin) & (work.bars < life.end)
-                    table[member, work.bars[inside]] = answer[: len(work.bars)][inside, k]
-                    more += int(inside.sum())
+            for k, member in enumerate(work.members):
+                life = self._lives[member]
+                inside = (work.bars >= life.begin) & (work.bars < life.end)
+                table[member, work.bars[inside]] = answer[: len(work.bars)][inside, k]
+                more += int(inside.sum())
             count(more)
 
     def _fitted(self) -> list[Any] | None:
@@ -145,10 +128,9 @@ class ModelReplay:
         if type(self._model).estimate is MarginModel.estimate:
             return None
         samples: list[list[np.ndarray]] = [[] for _ in self._portfolios]
-        for work, answers in self._stream(self._refits(most=REFITS), _samples):
-            for part, answer in zip(work.parts, answers, strict=True):
-                for k, member in enumerate(part):
-                    samples[member].append(answer[: len(work.bars), k])
+        for work, answer in self._stream(self._works.refits(most=REFITS), _samples):
+            for k, member in enumerate(work.members):
+                samples[member].append(answer[: len(work.bars), k])
         found = self._estimated(np.concatenate([each for sample in samples for each in sample]))
         ends = np.cumsum([0, *(sum(len(each) for each in sample) for sample in samples)])
         return [jax.tree.map(lambda leaf, of=slice(*of): leaf[of], found) for of in pairwise(ends)]
@@ -166,118 +148,64 @@ class ModelReplay:
         parts = [found for _, found in run_streams(serve, pieces, len(self._devices))]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def _refits(self, *, most: int = 1) -> list[_Work]:
-        """Calls for the refits of each group of portfolios that begin together, `most` of them in each."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for k, life in enumerate(self._lives):
-            if life.rows:
-                groups.setdefault((life.start, life.anchor), []).append(k)
-        works = []
-        for (start, anchor), members in groups.items():
-            bars = self._schedule.refits(anchor, max(self._lives[k].end for k in members)) - self._schedule.gap
-            pieces = [bars[k : k + most] for k in range(0, len(bars), most)]
-            works += [_Work(self._split(members), piece, start, number) for number, piece in enumerate(pieces)]
-        return works
-
-    def _daily(self) -> list[_Work]:
-        """Calls of CHUNK bars; portfolios whose windows are full share them, younger ones go by when they began."""
-        begins = [life.begin for life in self._lives if life.rows]
-        ends = [life.end for life in self._lives if life.rows]
-        origin = min(life.anchor for life in self._lives if life.rows)
-        edges = set(range(min(begins), max(ends), CHUNK)) | {max(ends)}
-        if self._model.draws_from_history:
-            edges |= {bar for bar in range(origin, max(ends), self._redraw()) if bar > min(begins)}
-        works = []
-        for low, high in pairwise(sorted(edges)):
-            groups: dict[int, list[int]] = {}
-            for k, life in enumerate(self._lives):
-                if life.rows and life.begin < high and life.end > low:
-                    full = life.start <= low - self._lookback
-                    groups.setdefault(0 if full else life.start, []).append(k)
-            draws = (low - origin) // self._redraw() if self._model.draws_from_history else 0
-            for first, members in groups.items():
-                works.append(_Work(self._split(members), np.arange(low, high), first, draws))
-        return works
-
-    def _redraw(self) -> int:
-        """Bars between draws of a model whose laws are fitted: those of its refits, or a year."""
-        return self._schedule.every or max(1, round(self._known.history.grid.bars_per_year))
-
-    def _split(self, members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """Portfolios of about as many legs together, in the widths of WIDTHS."""
-        by_width: dict[int, list[int]] = {}
-        for k in members:
-            width = next((each for each in WIDTHS if len(self._portfolios[k].legs) <= each), WIDTHS[-1] + 1)
-            by_width.setdefault(width, []).append(k)
-        return tuple(tuple(by_width[width]) for width in sorted(by_width))
-
     def _tile(self, members: tuple[int, ...]) -> Tile:
         if members not in self._tiles:
-            chosen = [self._portfolios[k] for k in members]
-            widest = max(len(each.legs) for each in chosen)
-            least = next((width for width in WIDTHS if widest <= width), WIDTHS[-1])
-            self._tiles[members] = jax.tree.map(_narrowed, self._legs.tile(chosen, least_width=least))
+            tile = self._legs.tile([self._portfolios[k] for k in members])
+            self._tiles[members] = jax.tree.map(_narrowed, tile)
         return self._tiles[members]
 
     def _drawn(self, number: int) -> Any:
         """The draws that hold in a stretch of bars: one for all unless the model fits their laws."""
         if number not in self._draws:
-            bar = self._bars - 1
-            if self._model.draws_from_history:
-                origin = min(life.anchor for life in self._lives if life.rows)
-                bar = origin + number * self._redraw() - self._schedule.gap
+            bar = self._works.drawn_at(number, self._bars - 1)
             history = self._known.until(bar, 0, self._lookback)
             self._draws[number] = self._model.draw(self._seed, history)
         return self._draws[number]
 
     def _stream(
         self,
-        works: Sequence[_Work],
+        works: Sequence[Work],
         call: Callable[..., Any],
         laws: Callable[[tuple[int, ...], np.ndarray], Any] | None = None,
-    ) -> Iterator[tuple[_Work, Any]]:
+    ) -> Iterator[tuple[Work, Any]]:
         redrawn = self._model.draws_from_history
         for number in sorted({work.number for work in works}) if redrawn else [0]:
             self._drawn(number)
 
-        def serve(stream: int, work: _Work) -> Any:
+        def serve(stream: int, work: Work) -> Any:
             with jax.enable_x64(True), jax.default_device(self._devices[stream]):
                 size = REFITS if call is _samples else CHUNK
                 bars = np.concatenate([work.bars, np.repeat(work.bars[-1:], size - len(work.bars))])
-                fitted = tuple(None if laws is None else laws(part, bars) for part in work.parts)
-                tiles = tuple(self._tile(part) for part in work.parts)
+                fitted = None if laws is None else laws(work.members, bars)
                 draws = self._drawn(work.number if redrawn else 0)
                 stretch = bars, np.asarray(len(work.bars)), np.asarray(work.first)
-                answer = call(self._shared, tiles, draws, stretch, fitted)
-                return jax.tree.map(np.asarray, answer)
+                return np.asarray(call(self._shared, self._tile(work.members), draws, stretch, fitted))
 
         return run_streams(serve, works, len(self._devices))
 
 
 @partial(jax.jit, compiler_options=WIDE_VECTORS)
 def _margins(
-    shared: _Shared, tiles: tuple[Tile, ...], draws: Any, stretch: tuple[Array, ...], fitted: tuple[Any, ...]
-) -> tuple[Array, ...]:
-    """var, es and charged of each tile: bars x accounts x 3."""
+    shared: _Shared, tile: Tile, draws: Any, stretch: tuple[Array, ...], fitted: Any
+) -> Float[Array, "bars accounts 3"]:
+    """var, es and charged of a tile."""
 
-    def one(prepared: Any, tile: Tile, law: Any) -> Array:
-        margin, _ = shared.narrow.fitted_margin(prepared, tile, law)
-        charged = jnp.maximum(sum(margin.parts.values, jnp.zeros_like(margin.var)), 0)
-        return jnp.stack([margin.var, margin.expected_shortfall, charged], axis=1)
+    def one(prepared: Any, law: Any) -> Array:
+        return figures_of(shared.narrow.fitted_margin(prepared, tile, law)[0])
 
-    return _by_bar(one, shared, tiles, draws, stretch, fitted)
+    return _by_bar(one, shared, draws, stretch, fitted)
 
 
 @partial(jax.jit, compiler_options=WIDE_VECTORS)
 def _samples(
-    shared: _Shared, tiles: tuple[Tile, ...], draws: Any, stretch: tuple[Array, ...], fitted: tuple[Any, ...]
-) -> tuple[Array, ...]:
-    """What the model estimates from, of each tile: bars x accounts x observations."""
+    shared: _Shared, tile: Tile, draws: Any, stretch: tuple[Array, ...], fitted: Any
+) -> Float[Array, "bars accounts observations"]:
+    """What the model estimates from, of a tile."""
 
-    def one(prepared: Any, tile: Tile, law: Any) -> Array:
+    def one(prepared: Any, law: Any) -> Array:
         return shared.narrow.sample(prepared, tile)
 
-    return _by_bar(one, shared, tiles, draws, stretch, fitted)
+    return _by_bar(one, shared, draws, stretch, fitted)
 
 
 @jax.jit
@@ -286,27 +214,25 @@ def _estimates(model: MarginModel, series: Array) -> Any:
 
 
 def _by_bar(
-    one: Callable[[Any, Tile, Any], Array],
-    shared: _Shared,
-    tiles: tuple[Tile, ...],
-    draws: Any,
-    stretch: tuple[Array, ...],
-    fitted: tuple[Any, ...],
-) -> tuple[Array, ...]:
-    """An answer for each tile at each bar; zero at the bars beyond the count, which pad the stretch to one shape."""
+    one: Callable[[Any, Any], Array], shared: _Shared, draws: Any, stretch: tuple[Array, ...], fitted: Any
+) -> Array:
+    """An answer at each bar; zero at the bars beyond the count, which pad the stretch to one shape."""
     bars, count, first = stretch
 
-    def at(k: Any) -> tuple[Array, ...]:
-        prepared = _prepared(shared, draws, bars[k], first)
-        laws = jax.tree.map(lambda leaf: leaf[k], fitted)
-        return tuple(one(prepared, tile, law) for tile, law in zip(tiles, laws, strict=True))
+    def at(k: Any) -> Array:
+        return one(_prepared(shared, draws, bars[k], first), jax.tree.map(lambda leaf: leaf[k], fitted))
 
-    def step(k: Array, answers: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(answer.at[k].set(new) for answer, new in zip(answers, at(k), strict=True))
+    def step(k: Array, answers: Array) -> Array:
+        return answers.at[k].set(at(k))
 
-    shapes = jax.eval_shape(at, 0)
-    empty = tuple(jnp.zeros((len(bars), *each.shape), each.dtype) for each in shapes)
-    return lax.fori_loop(0, count, step, empty)
+    shape = jax.eval_shape(at, 0)
+    return lax.fori_loop(0, count, step, jnp.zeros((len(bars), *shape.shape), shape.dtype))
+
+
+def figures_of(margin: Margin) -> Float[Array, "accounts 3"]:
+    """var, es and charged."""
+    charged = jnp.maximum(sum(margin.parts.values, jnp.zeros_like(margin.var)), 0)
+    return jnp.stack([margin.var, margin.expected_shortfall, charged], axis=1)
 
 
 def _prepared(shared: _Shared, draws: Any, bar: Any, first: Any) -> Any:

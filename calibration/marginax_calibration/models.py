@@ -1,13 +1,11 @@
 """The models that a replay compares, by name, all charged by the same statistic over the same horizon."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from marginax.config import Config, parse_config
 from marginax.models import MarginModel, load_model
 from marginax.models.load import model_config
+from marginax.parameter_file import read_parameters, settings_over
 from marginax.problems import BadInput, Problem
 from marginax_calibration.baselines import BASELINES
 
@@ -28,7 +26,8 @@ def load_models(
     Raises BadInput for a name that nothing brings or that is given twice.
     """
     found: dict[str, MarginModel] = {}
-    fitted = {} if params is None else _read_params(params, [_label(name) for name in names])
+    labels = [_label(name) for name in names]
+    fitted = {} if params is None else dict([read_parameters(params, labels)])
     for name in names:
         label = _label(name)
         if label in found:
@@ -36,7 +35,7 @@ def load_models(
             raise BadInput([Problem("--models", None, None, f"`{label}` is named twice", remedy)])
         config = model_config(name)
         if label in fitted:
-            config = _over(config, fitted[label], str(params))
+            config = settings_over(config, fitted[label], str(params))
         common = {"tail": tail, "charge_tail": charge_tail, "horizon_days": horizon_days}
         risk = config.risk.model_copy(update=common)
         found[label] = load_model(config.model_copy(update={"risk": risk}))
@@ -47,24 +46,3 @@ def load_models(
 
 def _label(name: str) -> str:
     return Path(name).stem if name.endswith(".toml") else name
-
-
-def _read_params(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-        model, settings = given["model"], dict(given["settings"])
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        what = f"cannot be read ({type(error).__name__}: {error})"
-        remedy = 'Name a file of JSON: {"model": NAME, "settings": {SECTION: {KEY: VALUE}}}'
-        raise BadInput([Problem(str(path), None, None, what, remedy)]) from None
-    if model not in names:
-        what = f"holds parameters of `{model}`, which is not among the models"
-        raise BadInput([Problem(str(path), None, None, what, "Name it in `--models`, or leave the file out")])
-    return {model: settings}
-
-
-def _over(config: Config, settings: dict[str, Any], name: str) -> Config:
-    values = config.model_dump(mode="json", exclude_defaults=True)
-    for section, keys in settings.items():
-        values[section] = {**values.get(section, {}), **keys} if isinstance(keys, dict) else keys
-    return parse_config(values, name)

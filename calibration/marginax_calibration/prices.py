@@ -5,7 +5,8 @@ like any other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import polars as pl
 
@@ -29,6 +30,18 @@ class Prices:
     forwards: dict[str, str]
     absolute: tuple[str, ...]
     digests: dict[str, str]
+
+    def until(self, last: datetime) -> "Prices":
+        """What was known by a time. Raises BadInput where that is nothing."""
+        rows = self.rows.filter(pl.col("time") <= last)
+        if not rows.height:
+            first = str(self.rows["time"].min())[:10]
+            what = f"begins on {first}, and the data is to end on {last:%Y-%m-%d}"
+            raise BadInput([Problem(", ".join(self.digests), "time", None, what, "Give a later date", table="history")])
+        names = tuple(rows["underlying"].unique().sort())
+        forwards = {name: of for name, of in self.forwards.items() if name in names}
+        quotes = self.quotes.filter(pl.col("time") <= last)
+        return replace(self, rows=rows, quotes=quotes, names=names, forwards=forwards)
 
 
 def read_prices(files: Source, *, absolute: Sequence[str] = ()) -> Prices:

@@ -76,7 +76,7 @@ def replay(
     volatilities = {name: panel.volatility[:, panel.names.index(name)] for name in legs.optioned}
     if not models or not portfolios:
         raise ValueError("a replay needs a model and a portfolio; give one of each")
-    known = {name: _known(model, panel, volatilities) for name, model in models.items()}
+    known = {name: known_of(model, panel, volatilities) for name, model in models.items()}
     lives = lives_of(portfolios, panel, known, models, first_time, last_time)
     if not any(life.rows for life in lives):
         raise NothingReplayed(lives, ", ".join(panel.digests) or "history")
@@ -95,12 +95,13 @@ def replay(
                     progress(name, done, total)
 
             figures[name] = run.figures(count)
-    losses = _portfolio_losses(panel, legs, market, portfolios)
+    losses = portfolio_losses(panel, legs, market, portfolios)
     daily, floored = _table(panel, portfolios, lives, losses, figures)
     return Replay(daily, tuple(lives), floored)
 
 
-def _known(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarray]) -> KnownHistory:
+def known_of(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarray]) -> KnownHistory:
+    """What a model knows of a panel, bar by bar; `volatilities` are those of underlyings with options."""
     settings = model.settings
     return known_history(
         panel.grid,
@@ -114,9 +115,10 @@ def _known(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarray]
     )
 
 
-def _portfolio_losses(
+def portfolio_losses(
     panel: Panel, legs: Legs, market: UnitMarket, portfolios: Sequence[Portfolio]
 ) -> Float64[np.ndarray, "bars portfolios"]:
+    """What each portfolio lost in the bar after each bar; NaN after the last."""
     tile = legs.tile(portfolios)
     unit = leg_losses(panel, legs, market)
     padded = np.concatenate([unit, np.zeros((len(unit), legs.assets + 1))], axis=1)

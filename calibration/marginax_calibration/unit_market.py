@@ -17,14 +17,17 @@ from jaxtyping import Array, Float, Float64, Int
 from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.instruments import OWNED
 from marginax.known import KnownHistory
-from marginax.models.protocol import Tile
+from marginax.models.protocol import Dense, Tile
 from marginax.models.runs import find_runs
 from marginax.options import DAYS_A_YEAR, OptionArrays
 from marginax_calibration.panel import Panel, carried
 from marginax_calibration.portfolios import Leg, Portfolio
 from marginax_kernels import bachelier, black76
 
-ROWS = 64
+# Heights of tiles are few, because each is compiled.
+HEIGHTS = (16, 32, 64)
+# Groups of options come in blocks of so many, for the same reason.
+GROUPS = 32
 
 
 class UnitMarket(eqx.Module):
@@ -79,16 +82,12 @@ class Legs:
         """Underlyings that options are held on."""
         return tuple(dict.fromkeys(leg.underlying for leg in self.legs if leg.option))
 
-    def tile(self, portfolios: Sequence[Portfolio], *, least_width: int = 2) -> Tile:
-        """Portfolios as rows of a tile, padded to a multiple of 64 rows and a power of two of positions.
-
-        `least_width`, a power of two itself, keeps the shapes few: each is compiled.
-        """
+    def tile(self, portfolios: Sequence[Portfolio]) -> Tile:
+        """Portfolios as rows of a dense tile, padded to a height of HEIGHTS or a multiple of the last."""
         row = {(leg.underlying, leg.option, leg.deviations, leg.days): k for k, leg in enumerate(self.legs)}
         zero = len(self.legs) + self.assets
-        widest = max(len(each.legs) for each in portfolios)
-        width = max(least_width, 1 << (widest - 1).bit_length())
-        rows = -(-len(portfolios) // ROWS) * ROWS
+        width = max(2, 1 << (max(len(each.legs) for each in portfolios) - 1).bit_length())
+        rows = next((each for each in HEIGHTS if each >= len(portfolios)), -(-len(portfolios) // 64) * 64)
         columns, weights = np.full((rows, width), zero, np.int32), np.zeros((rows, width))
         for k, each in enumerate(portfolios):
             held = sorted((row[leg.underlying, leg.option, leg.deviations, leg.days], leg.weight) for leg in each.legs)
@@ -97,7 +96,22 @@ class Legs:
         none = np.zeros((rows, 0))
         assets = none.astype(np.int32)
         groups = np.concatenate([self.underlying, np.arange(self.assets), [-1]])
-        return Tile(columns, weights, assets, none, np.zeros(rows), find_runs(columns, assets, groups))
+        runs = find_runs(columns, assets, groups)
+        groups_held = -(-int(np.count_nonzero(runs.length)) // GROUPS) * GROUPS
+        runs = eqx.tree_at(
+            lambda each: (each.start, each.length, each.owner, each.asset),
+            runs,
+            tuple(each[:groups_held] for each in (runs.start, runs.length, runs.owner, runs.asset)),
+        )
+        dense = Dense(_laid_out(columns, weights, zero), _laid_out(columns, np.where(runs.alone, weights, 0), zero))
+        return Tile(columns, weights, assets, none, np.zeros(rows), runs, dense)
+
+
+def _laid_out(columns: np.ndarray, weights: np.ndarray, zero: int) -> Float64[np.ndarray, "accounts rows"]:
+    """Positions by row of the cube."""
+    table = np.zeros((len(columns), zero + 1))
+    np.add.at(table, (np.arange(len(columns))[:, None], columns), weights)
+    return table
 
 
 def unit_market(panel: Panel, legs: Legs, known: KnownHistory) -> UnitMarket:

@@ -36,6 +36,7 @@ from marginax_kernels.marginals import (
 )
 from marginax_kernels.option_cube import reprice_bachelier, reprice_black76
 from marginax_kernels.procyclicality import buffered, limited
+from marginax_kernels.recurrent import gated_update
 from marginax_kernels.reprice import inverse_pnl, linear_pnl, price_change, spot_pnl
 from marginax_kernels.scoring import fissler_ziegel, pinball
 from marginax_kernels.settlement import effective_years, unfixed_share
@@ -96,6 +97,7 @@ __all__ = [
     "garch_log_likelihood",
     "garch_update",
     "garch_variance",
+    "gated_update",
     "group_shortfalls",
     "har_push",
     "har_ring",

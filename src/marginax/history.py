@@ -8,7 +8,7 @@ bar at which a factor has no price, and the return after a gap spans it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,14 @@ from marginax.series import by_underlying, last_known, logs, returns_of, stamps
 NO_PROXY = -1
 # What the names of paths to a settlement begin with.
 SETTLEMENT = "settlement:"
+# What a path to a settlement has where the other factors have a history, beside what it takes from its price.
+PATH: dict[str, Any] = {
+    **dict.fromkeys(("returns", "seen", "gap_return", "beta", "noise", "stands"), np.nan),
+    **dict.fromkeys(("bars", "gap_bars"), 1.0),
+    **dict.fromkeys(("own", "frozen"), False),
+    "last_bar": np.datetime64("NaT"),
+    "listed": np.iinfo(np.int64).max,
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +46,11 @@ class FactorHistory:
     that knows nothing but its size, or that leans on its proxy with a residual of that size (`leaning`); `level` turns
     a shock into a relative move (1 for log shocks). `gap_*` is the return since the last bar and the bars it spans, NaN
     where nothing is missing. `settlements` are the underlyings and times that have a path to settlement,
-    `volatilities` counts the implied volatilities, which come last; the first `padding` rows are no bars. `classes` are
-    rows of parameters by asset class; what is no price has the last one, that of no class. `stands` is where each
-    factor stood at its last bar; `seen` are the returns of factors that do not stand on their own too; `carried` says
-    that the rows are a window that is carried forward bar by bar.
+    `classes` are rows of parameters by asset class (what is no price has the last one, that of no class), `listed` the
+    bar of each factor's first return, as it was counted when the history was read. `volatilities` counts the implied
+    volatilities, which come last; the first `padding` rows are no bars. `stands` is where each factor stood at its last
+    bar; `seen` are the returns of factors that do not stand on their own too; `carried` says that the rows are a window
+    that is carried forward bar by bar.
     """
 
     names: tuple[str, ...]
@@ -60,10 +69,11 @@ class FactorHistory:
     beta: Float64[np.ndarray, " factors"]
     noise: Float64[np.ndarray, " factors"]
     last_bar: np.ndarray
+    classes: Int64[np.ndarray, " factors"]
+    listed: Int64[np.ndarray, " factors"]
     volatilities: int = 0
     settlements: tuple[tuple[str, np.datetime64], ...] = ()
     padding: int = 0
-    classes: Int64[np.ndarray, " factors"] | None = None
     stands: Float64[np.ndarray, " factors"] | None = None
     seen: Float64[np.ndarray, "bars factors"] | None = None
     carried: bool = False
@@ -226,6 +236,7 @@ def factor_history(
         volatilities=len(implied),
         settlements=tuple(settles),
         classes=class_rows(classes, names, table["asset_class"].to_list(), factors=walk.shape[1]),
+        listed=first_returns(returns),
         stands=walk[last_known(walk), np.arange(walk.shape[1])],
         seen=returns,
     )
@@ -236,46 +247,34 @@ def without_settlements(history: FactorHistory) -> FactorHistory:
     kept = ~history.is_settlement
     if kept.all():
         return history
-    names = (
-        "returns", "bars", "gap_return", "gap_bars", "absolute", "level", "own", "frozen", "proxy", "beta", "noise",
-        "last_bar", "classes", "stands", "seen",
-    )  # fmt: skip
-    arrays = {name: getattr(history, name)[..., kept] for name in names if getattr(history, name) is not None}
-    labels = tuple(name for name, keep in zip(history.names, kept, strict=True) if keep)
-    return replace(history, names=labels, settlements=(), **arrays)
+    names = tuple(name for name, keep in zip(history.names, kept, strict=True) if keep)
+    arrays: dict[str, Any] = {name: values[..., kept] for name, values in _by_factor(history).items()}
+    return replace(history, names=names, settlements=(), **arrays)
 
 
 def with_settlements(history: FactorHistory, settles: Sequence[tuple[str, np.datetime64]]) -> FactorHistory:
     """The same with paths to these settlements, for a history that has none."""
     at = len(history.names) - history.volatilities
     path = [history.names.index(name) for name, _ in settles]
-    count = len(settles)
+    like_price = {name: getattr(history, name)[path] for name in ("absolute", "level")}
+    own = {**PATH, **like_price, "proxy": path, "classes": history.classes[at - 1]}
+    arrays: dict[str, Any] = {
+        name: np.insert(values, [at] * len(settles), own[name], axis=-1) for name, values in _by_factor(history).items()
+    }
+    labels = (settlement_factor(*each) for each in settles)
+    names = (*history.names[:at], *labels, *history.names[at:])
+    return replace(history, names=names, settlements=tuple(settles), **arrays)
 
-    def widened(values: np.ndarray, fill: Any) -> np.ndarray:
-        return np.insert(values, [at] * count, fill, axis=-1)
 
-    assert history.classes is not None
-    assert history.stands is not None
-    return replace(
-        history,
-        names=(*history.names[:at], *(settlement_factor(*each) for each in settles), *history.names[at:]),
-        returns=widened(history.returns, np.nan),
-        bars=widened(history.bars, 1.0),
-        gap_return=widened(history.gap_return, np.nan),
-        gap_bars=widened(history.gap_bars, 1.0),
-        absolute=widened(history.absolute, history.absolute[path]),
-        level=widened(history.level, history.level[path]),
-        own=widened(history.own, False),
-        frozen=widened(history.frozen, False),
-        proxy=widened(history.proxy, path),
-        beta=widened(history.beta, np.nan),
-        noise=widened(history.noise, np.nan),
-        last_bar=widened(history.last_bar, np.datetime64("NaT")),
-        settlements=tuple(settles),
-        classes=widened(history.classes, history.classes[at - 1]),
-        stands=widened(history.stands, np.nan),
-        seen=None,
-    )
+def _by_factor(history: FactorHistory) -> dict[str, Any]:
+    """Every array of a history whose last axis is the factors."""
+    arrays = {each.name: getattr(history, each.name) for each in fields(history)}
+    count = len(history.names)
+    return {
+        name: values
+        for name, values in arrays.items()
+        if isinstance(values, np.ndarray) and name != "times" and values.shape[-1] == count
+    }
 
 
 def class_rows(
@@ -286,6 +285,12 @@ def class_rows(
     rows = np.full(factors, len(settings.words), np.int64)
     rows[: len(names)] = settings.rows(names, stated)
     return rows
+
+
+def first_returns(returns: Float64[np.ndarray, "bars factors"]) -> Int64[np.ndarray, " factors"]:
+    """The bar of each factor's first return; the number of bars where there is none."""
+    known = ~np.isnan(returns)
+    return np.where(known.any(axis=0), known.argmax(axis=0), len(known))
 
 
 def settling(instruments: Instruments, names: list[str], within: np.datetime64) -> list[tuple[str, np.datetime64]]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from marginax.calendars import DAY_MICROS, Grid
-from marginax.history import NO_PROXY, FactorHistory, class_rows, volatility_factor
+from marginax.history import NO_PROXY, FactorHistory, class_rows, first_returns, volatility_factor
 from marginax.market_sections import AssetClasses
 from marginax.sections import Proxy, Scenarios
 from marginax.series import logs, returns_of
@@ -109,6 +109,7 @@ def known_history(
         last_bar=np.where(last[-1] >= 0, grid.times[last[-1]], np.datetime64("NaT", "us")),
         volatilities=len(optioned),
         classes=class_rows(classes, names, [None] * len(names), factors=walks.shape[1]),
+        listed=first_returns(returns),
     )
     return KnownHistory(history, own, frozen, level, np.where(frozen, small * level, np.nan))
 

@@ -1,10 +1,10 @@
 """The sections of a configuration that say how the market is followed: volatility, correlation, pegs, asset classes."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from marginax.sections import Section
 
@@ -15,17 +15,18 @@ MOST_JUMPS = 12
 class Filter(Section):
     """How today's volatility follows the returns. Half-life of `ewma`: `scenarios.half_life_days`."""
 
-    kind: Literal["ewma", "two_speed", "garch", "har"] = Field(
-        "ewma", description="exponential, a fast and a slow exponential mixed, GARCH(1,1), or realised variance (HAR)"
+    kind: Literal["ewma", "two_speed", "garch", "har", "network"] = Field(
+        "ewma",
+        description="exponential, a fast and a slow exponential mixed, GARCH(1,1), HAR, or a network",
     )
     fast_half_life_days: float = Field(4.0, gt=0, description="trading days, decay of the fast filter")
     slow_half_life_days: float = Field(30.0, gt=0, description="trading days, decay of the slow filter")
     fast_share: float = Field(0.5, ge=0, le=1, description="weight of the fast variance in the mix")
-    alpha: float = Field(0.1, ge=0, lt=1, description="garch: weight of the last squared return")
-    beta: float = Field(0.85, ge=0, lt=1, description="garch: weight of the last variance; the rest is the long run")
-    daily: float = Field(0.35, ge=0, le=1, description="har: weight of the last day's realised variance")
-    weekly: float = Field(0.3, ge=0, le=1, description="har: weight of the last week's")
-    monthly: float = Field(0.25, ge=0, le=1, description="har: weight of the last month's; the rest is the long run")
+    alpha: float = Field(0.12, ge=0, lt=1, description="garch: weight of the last squared return")
+    beta: float = Field(0.87, ge=0, lt=1, description="garch: weight of the last variance; the rest is the long run")
+    daily: float = Field(0.25, ge=0, le=1, description="har: weight of the last day's realised variance")
+    weekly: float = Field(0.15, ge=0, le=1, description="har: weight of the last week's")
+    monthly: float = Field(0.15, ge=0, le=1, description="har: weight of the last month's; the rest is the long run")
     bound: float | None = Field(
         None,
         gt=0,
@@ -33,9 +34,18 @@ class Filter(Section):
         description="largest return that a filter takes in, in its volatilities; default: none is cut",
     )
 
+    network: str | None = Field(
+        None,
+        min_length=1,
+        examples=['"weights.json"'],
+        description="network: file of its weights, from the working folder; daily bars",
+    )
+
     @model_validator(mode="after")
     def _stationary(self) -> "Filter":
         check_filter_weights(self.alpha, self.beta, (self.daily, self.weekly, self.monthly))
+        if (self.kind == "network") != (self.network is not None):
+            raise ValueError('`network` names the file of weights where `kind` is "network", and only there')
         return self
 
 
@@ -58,24 +68,12 @@ class Correlation(Section):
 class Pegs(Section):
     """Assets pegged to money that can lose their peg: scenarios of their own, with the mass of a stated rate."""
 
-    rates: dict[str, float] = Field({}, description="losses of the peg a year, by asset, before that of its class")
-    sizes: dict[str, float] = Field({}, description="relative fall when it happens, by asset, before that of its class")
-
-    @field_validator("rates")
-    @classmethod
-    def _counts(cls, value: dict[str, float]) -> dict[str, float]:
-        for asset, rate in value.items():
-            if not 0 <= rate <= MOST_JUMPS:
-                raise ValueError(f"{rate} was given for {asset}; give a number a year from 0 to {MOST_JUMPS}")
-        return value
-
-    @field_validator("sizes")
-    @classmethod
-    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
-        for asset, size in value.items():
-            if not 0 <= size < 1:
-                raise ValueError(f"{size} was given for {asset}; give a share from 0 to below 1 (0.1 is 10 %)")
-        return value
+    rates: dict[str, Annotated[float, Field(ge=0, le=MOST_JUMPS)]] = Field(
+        {}, description="losses of the peg a year, by asset, before that of its class"
+    )
+    sizes: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        {}, description="relative fall when it happens, by asset, before that of its class"
+    )
 
 
 class ClassParameters(Section):
@@ -121,9 +119,9 @@ class AssetClasses(Section):
         """The classes that have parameters, in the order of rows of a leaf."""
         return sorted(self.parameters)
 
-    def leaf(self, key: str, usual: float | None, *, none: float = np.inf) -> np.ndarray:
-        """One number for all, or a row for each class and a last one for what is in none; `none` stands for None."""
-        base = none if usual is None else usual
+    def leaf(self, key: str, usual: float | None) -> np.ndarray:
+        """One number for all, or a row for each class and a last one for what is in none; no number is infinite."""
+        base = np.inf if usual is None else usual
         own = [getattr(self.parameters[word], key) for word in self.words]
         if all(each is None for each in own):
             return np.asarray(base)
@@ -138,3 +136,9 @@ class AssetClasses(Section):
             own = word if word in place else self.names.get(name, self.default)
             rows.append(place.get(own, base))
         return np.array(rows, np.int32)
+
+
+def at_rows(leaf: Any, rows: np.ndarray) -> np.ndarray:
+    """A leaf laid out by rows: what holds for all is repeated."""
+    values = np.asarray(leaf)
+    return values[rows] if values.ndim else np.full(len(rows), values)

@@ -5,7 +5,7 @@ Sections are frozen and hashable, so that they can be static fields of traced mo
 
 from datetime import UTC, date, datetime
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
@@ -296,10 +296,10 @@ class Collateral(Section):
     haircuts: dict[str, float] = Field(
         {}, description="share of an asset's value lost in liquidation or to its peg, before that of its class"
     )
-    limits: dict[str, float] = Field(
+    limits: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="value of an asset that counts at most, by asset, in account currency; `dynamic` only"
     )
-    sizes: dict[str, float] = Field(
+    sizes: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="value of an asset beyond which its haircut rises, in account currency; `dynamic` only"
     )
     concentration: float = Field(
@@ -319,22 +319,6 @@ class Collateral(Section):
         for asset, share in value.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"the haircut of {asset} is {share}; give a share between 0 and 1")
-        return value
-
-    @field_validator("limits")
-    @classmethod
-    def _amounts(cls, value: dict[str, float]) -> dict[str, float]:
-        for asset, amount in value.items():
-            if amount < 0:
-                raise ValueError(f"{amount} was given for {asset}; give an amount in account currency, not below zero")
-        return value
-
-    @field_validator("sizes")
-    @classmethod
-    def _positive(cls, value: dict[str, float]) -> dict[str, float]:
-        for asset, amount in value.items():
-            if amount <= 0:
-                raise ValueError(f"{amount} was given for {asset}; give an amount in account currency above zero")
         return value
 
 

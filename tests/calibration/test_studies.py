@@ -91,6 +91,7 @@ def test_impulse_draws_its_paths(tmp_path: Path) -> None:
         (["baselines", "--data", "{here}/absent"], "is no folder"),
         (["baselines", "--data", "{here}", "--only", "moon"], "'moon' is no history"),
         (["baselines", "--data", "{here}", "--only", "seven coins"], "panel_close_stitched.parquet"),
+        (["forecasts", "--data", "{here}"], "panel_close_stitched.parquet"),
     ],
 )
 def test_a_study_without_its_data_says_what_lacks(

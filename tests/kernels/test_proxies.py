@@ -20,6 +20,7 @@ from marginax.history import NO_PROXY
 from marginax.scenarios import ScenarioSource
 from marginax.scenarios.filtering import FactorArrays, FillDraws
 from marginax.scenarios.historical import HistoricalDraws
+from marginax.scenarios.pegs import PegDraws
 from marginax.scenarios.proxies import fill, levels, resampled_rows, resampling_orders
 from marginax.scenarios.source import SourceDraws
 from marginax.scenarios.stress import StressDraws
@@ -228,7 +229,10 @@ def test_the_slope_of_filtered_scenarios_in_the_half_life_is_a_number(
     )
     nothing = StressDraws((), np.zeros((0, len(NAMES))))
     draws = SourceDraws(
-        FillDraws(borrow(shocks), np.zeros(shocks.shape), np.arange(len(shocks))), HistoricalDraws(0), nothing
+        FillDraws(borrow(shocks), np.zeros(shocks.shape), np.arange(len(shocks))),
+        HistoricalDraws(0),
+        nothing,
+        PegDraws((), np.zeros(0), np.zeros(0)),
     )
 
     slope = float(half_life_slope(jnp.asarray(11.2), factors, draws))

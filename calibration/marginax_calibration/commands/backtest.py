@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from marginax.problems import BadInput, Problem
+from marginax_calibration.commands.dates import time_of
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, hashes, names_in, toml_files
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def command(
     load()  # a wrong name is told before a long history is read
     groups = read_groups(history, portfolios, absolute=names_in(absolute), seed=seed)
     chosen = load(horizon_days=1 / groups[0].panel.grid.bars_per_day)
-    begin, end = _time(from_, "--from", last=False), _time(to, "--to", last=True)
+    begin, end = time_of(from_, "--from", last=False), time_of(to, "--to", last=True)
     if begin is not None and end is not None and end < begin:
         raise BadInput([Problem("--to", None, None, f"{to} is before {from_}", "Swap --from and --to")])
     with progress_bar("portfolio-bars") as progress:
@@ -100,20 +101,3 @@ def _write(
     with whole_files(files):
         if out is not None:
             write_tables(out, {DAILY: table}, manifest, {JUDGEMENT: text})
-
-
-def _time(given: str | None, flag: str, *, last: bool) -> Any:
-    """A date or time as UTC microseconds; a date that ends a stretch means all of that day."""
-    import numpy as np
-
-    from marginax.market import utc_time
-
-    if given is None:
-        return None
-    try:
-        time = np.datetime64(utc_time(given).replace(tzinfo=None), "us")
-    except BadInput:
-        what, remedy = f"'{given}' was given", "Write a UTC date or time such as 2026-01-31"
-        raise BadInput([Problem(flag, None, None, what, remedy)]) from None
-    whole_day = last and len(given.strip()) <= len("2026-01-31")
-    return time + np.timedelta64(1, "D") - np.timedelta64(1, "us") if whole_day else time

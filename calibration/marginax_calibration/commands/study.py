@@ -12,11 +12,11 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines", "dynamic")
+NAMES = ("baselines", "dynamic", "forecasts")
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="the study: baselines or dynamic", metavar="STUDY")],
+    name: Annotated[str, typer.Argument(help="the study: baselines, dynamic or forecasts", metavar="STUDY")],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -28,7 +28,7 @@ def command(
     models: Annotated[
         str, typer.Option(help="models of `baselines`, with commas between", metavar="NAMES")
     ] = BY_DEFAULT,
-    seed: Annotated[int, typer.Option(min=0, help="seed of portfolios and draws, of `baselines`")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="seed of `baselines` and `forecasts`")] = 7,
 ) -> int:
     """Run a study of the documentation on real history."""
     if name not in NAMES:
@@ -45,7 +45,9 @@ def command(
         remedy = f"Name some of: {', '.join(baselines.STUDIES)}"
         raise BadInput([Problem("--only", None, None, f"'{unknown[0]}' is no history of this study", remedy)])
     out.mkdir(parents=True, exist_ok=True)
-    if name == "dynamic":
+    if name == "forecasts":
+        _forecasts(folder, out, seed)
+    elif name == "dynamic":
         _dynamic(folder, out, wanted)
     else:
         _baselines(folder, out, wanted, names_in(models), seed)
@@ -80,7 +82,7 @@ def _dynamic(folder: Path, out: Path, histories: Sequence[str]) -> None:
     from marginax.tables.results import write_files
     from marginax_calibration.impulse import impulse
     from marginax_calibration.models import load_models
-    from marginax_calibration.studies import baselines, dynamic
+    from marginax_calibration.studies import baselines, dynamic, estimates
 
     drawn, rivals = pictures(), load_models(dynamic.RIVALS)
     for history in histories:
@@ -96,6 +98,9 @@ def _dynamic(folder: Path, out: Path, histories: Sequence[str]) -> None:
         files[picture] = partial(drawn.through_crisis, daily, dynamic.ACCOUNTS, dates, list(pair))
     write_files(files)
     typer.echo(f"Wrote {out / 'dynamic_crises.md'}")
+    text = f"{estimates.filters(folder)}\n\n{estimates.pegs(folder)}\n"
+    write_files({out / "dynamic_parameters.md": _text(text)})
+    typer.echo(f"Wrote {out / 'dynamic_parameters.md'}")
     for title, table in (("parts", dynamic.PARTS), ("choices", dynamic.CHOICES), ("tools", dynamic.TOOLS)):
         chosen = dynamic.variants(table)
         _, text = _with_bar(title, partial(dynamic.run, "seven coins", chosen, folder))
@@ -104,6 +109,25 @@ def _dynamic(folder: Path, out: Path, histories: Sequence[str]) -> None:
     found = _with_bar("impulse", partial(impulse, dynamic.variants(dynamic.TOOLS), steps=(2.0,), seeds=32))
     write_files({out / "dynamic_impulse.md": _text(dynamic.responses(found.figures, "2"))})
     typer.echo(f"Wrote {out / 'dynamic_impulse.md'}")
+
+
+def _forecasts(folder: Path, out: Path, seed: int) -> None:
+    from marginax.scenarios.network_filter import network_text
+    from marginax.tables.results import write_files
+    from marginax_calibration.forecasts.network import Training
+    from marginax_calibration.studies import dynamic, forecasts
+
+    found = _with_bar("forecasts", partial(forecasts.run, *forecasts.inputs(folder), settings=Training(seed=seed)))
+    weights = {refit: network_text(forecasts.network_filter_of(found, refit)) for refit in (0, -1)}
+    first, last = out / "forecasts_network_first.json", out / "forecasts_network.json"
+    parts = [forecasts.table(found), forecasts.by_year(found), forecasts.verdict(found)]
+    text = "\n\n".join(parts) + "\n"
+    write_files({out / "forecasts.md": _text(text), first: _text(weights[0]), last: _text(weights[-1])})
+    typer.echo(f"Wrote {out / 'forecasts.md'}")
+    chosen = dynamic.variants(forecasts.margins(found, first))
+    _, text = _with_bar("dynamic", partial(dynamic.run, "seven coins", chosen, folder))
+    write_files({out / "forecasts_dynamic.md": _text(text)})
+    typer.echo(f"Wrote {out / 'forecasts_dynamic.md'}")
 
 
 def _with_bar(title: str, work: Callable[..., Any]) -> Any:

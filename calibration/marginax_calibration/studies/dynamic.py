@@ -67,14 +67,10 @@ ACCOUNTS = (
     "collar BTC", "market maker 1",
 )  # fmt: skip
 IN_CRISIS = ("static", "dynamic")
+# What is told of each variant: figures of the baselines' tables, and the rise over twenty bars.
+TOLD = ("breaches", "FZ0", "charged", "uncovered", "peak/trough", "+1 bar", "+5 bars")
 FIGURES = (
-    ("breaches", lambda each: f"{each['breaches'] / each['days']:.2%}"),
-    ("FZ0", lambda each: f"{each['mean_fz0']:.3f}"),
-    ("charged", lambda each: f"{each['mean_charged']:.2%}"),
-    ("uncovered", lambda each: f"{1e4 * each['mean_uncovered_loss']:.2f} bp"),
-    ("peak/trough", lambda each: f"{each['peak_to_trough']:.1f}"),
-    ("+1 bar", lambda each: f"{each['max_increase_1d']:+.0%}"),
-    ("+5 bars", lambda each: f"{each['max_increase_5d']:+.0%}"),
+    *((title, show) for title, show in baselines.FIGURES if title in TOLD),
     ("+20 bars", lambda each: f"{each['max_increase_20d']:+.0%}"),
 )
 

@@ -61,12 +61,12 @@ HISTORIES: dict[str, Callable[[Path], pl.DataFrame]] = {
 
 
 def _panel(folder: Path) -> pl.DataFrame:
-    wide = _read(folder, "crypto_daily/panel_close_stitched")
+    wide = read(folder, "crypto_daily/panel_close_stitched")
     return _tidy(wide.unpivot(index="date", variable_name="underlying", value_name="price"))
 
 
 def _long(folder: Path, name: str, price: str = "close", symbol: str = "symbol") -> pl.DataFrame:
-    return _tidy(_read(folder, name).rename({symbol: "underlying", price: "price"}))
+    return _tidy(read(folder, name).rename({symbol: "underlying", price: "price"}))
 
 
 def _tidy(rows: pl.DataFrame) -> pl.DataFrame:
@@ -74,7 +74,7 @@ def _tidy(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(time, "underlying", pl.col("price").cast(pl.Float64)).drop_nulls().sort("time", "underlying")
 
 
-def _read(folder: Path, name: str) -> pl.DataFrame:
+def read(folder: Path, name: str) -> pl.DataFrame:
     path = folder / f"{name}.parquet"
     if not path.is_file():
         what, remedy = "there is no such file", "Name the folder of the market data with `--data`"

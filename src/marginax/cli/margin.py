@@ -49,6 +49,9 @@ def command(
             help="margin model, before the configuration's; or a preset, which the configuration's keys change"
         ),
     ] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="parameter file, such as `marginax calibrate` writes", metavar="FILE")
+    ] = None,
     as_of: Annotated[str | None, typer.Option(help="UTC time of the margin; default: the latest quote")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw, before the configuration's")] = None,
     on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
@@ -61,13 +64,19 @@ def command(
 
     preset = model if model in preset_names() else None
     settings = load_config(config, preset=preset)
+    chosen = settings.model if preset or model is None else model
     run = settings.run.model_copy(
         update={
             "as_of": utc_time(as_of) if as_of else settings.run.as_of,
             "seed": settings.run.seed if seed is None else seed,
         }
     )
-    settings = settings.model_copy(update={"run": run, "model": settings.model if preset else model or settings.model})
+    settings = settings.model_copy(update={"run": run, "model": chosen})
+    if params is not None:
+        from marginax.parameter_file import read_parameters, settings_over
+
+        names = dict.fromkeys(name for name in (preset, chosen) if name)
+        settings = settings_over(settings, read_parameters(params, list(names))[1], str(params))
     book = {
         "instruments": instruments,
         "positions": positions,
@@ -85,7 +94,15 @@ def command(
         "order_book": order_book,
     }
     return margin_files(
-        book, market, settings, out, preset=preset, on_error=on_error.value, attribution=attribution, json=json
+        book,
+        market,
+        settings,
+        out,
+        preset=preset,
+        params=params,
+        on_error=on_error.value,
+        attribution=attribution,
+        json=json,
     )
 
 
@@ -96,11 +113,15 @@ def margin_files(
     out: Path,
     *,
     preset: str | None = None,
+    params: Path | None = None,
     on_error: Literal["raise", "quarantine"] = "raise",
     attribution: bool = False,
     json: bool = False,
 ) -> int:
-    """Read, margin, write and tell, `preset` being what the settings are known by; returns the exit code."""
+    """Read, margin, write and tell; returns the exit code.
+
+    `preset` is what the settings are known by, `params` the file whose numbers are in them.
+    """
     if out.exists() and not out.is_dir():
         raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
     from marginax.book import read_book
@@ -114,9 +135,16 @@ def margin_files(
     with progress_bar("accounts") as progress:
         result = margin_book(held, prices, settings, seed=settings.run.seed, on_error=on_error, progress=progress)
     result.manifest["preset"] = preset
+    result.manifest["parameters"] = None if params is None else _digest(params)
     result.write(out, attribution=attribution)
     _tell(result, out, json=json)
     return EXCEPTED if result.excepted else 0
+
+
+def _digest(params: Path) -> dict[str, str]:
+    from hashlib import sha256
+
+    return {str(params): sha256(params.read_bytes()).hexdigest()}
 
 
 def _tell(result: "Result", out: Path, *, json: bool) -> None:

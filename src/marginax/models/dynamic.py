@@ -37,7 +37,7 @@ from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicSt
 from marginax.models.scenario_model import ScenarioDraws
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.carried import Bar, seen_arrays
-from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, horizon_bars, widened
+from marginax.scenarios.filtering import FactorArrays, factor_arrays, horizon_bars, widened
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.historical import stretches
 from marginax.scenarios.sets import ScenarioSet
@@ -102,7 +102,9 @@ class Dynamic(DynamicCharges):
         self._check_stretches(history)
         orders = None
         if self.dependence is not None and self.dependence.against == "independent":
-            orders = independent_orders(seed, history, self._historical(history))
+            source: Any = self.source
+            count = len(source.scenarios) if isinstance(source, GivenScenarios) else source.main.count_in(history)
+            orders = independent_orders(seed, history, count)
         return DynamicDraws(plain.scenarios, plain.haircuts, np.array(limits), np.array(sizes), orders)
 
     def observe(self, history: FactorHistory) -> DynamicState:  # type: ignore[override]
@@ -113,8 +115,8 @@ class Dynamic(DynamicCharges):
 
     def carry(self, history: FactorHistory) -> DynamicCarried:
         """The filters, their window, and what the tools and the stretch need, after a whole history."""
-        plain = super().carry(history)
-        return self._follower.carried(plain, seen_arrays(history))
+        plain, factors = super().carry(history), seen_arrays(history)
+        return self._follower.carried(plain, self._follower.volatility.path(factors), factors)
 
     def step(self, state: DynamicCarried, bar: Bar) -> DynamicCarried:
         """All of it one bar on."""
@@ -167,10 +169,8 @@ class Dynamic(DynamicCharges):
         scale = jnp.ones(rows) if state.multiplier is None else jnp.append(state.multiplier[underlying], 1.0)
         independent = None
         if draws.orders is not None:
-            count = len(draws.orders)
-            live = observed.factors.live
-            begun = jnp.ones(count, bool) if live is None else live[len(live) - count - self._reach(observed) :][:count]
-            independent = independent_cube(cube[:, :main], underlying, draws.orders, begun)
+            # Scenarios of a window that is longer than the history have no weight before it, and stay among themselves.
+            independent = independent_cube(cube[:, :main], underlying, draws.orders, weights[: len(draws.orders)] > 0)
         # The row of zeros has neither limit nor size: padding points at it.
         columns = ((assets, 0.0), (draws.haircuts, 0.0), (draws.limits, jnp.inf), (draws.sizes, jnp.inf))
         terms = CollateralTerms(*(jnp.concatenate([none, each, jnp.full(1, last)]) for each, last in columns))
@@ -185,14 +185,10 @@ class Dynamic(DynamicCharges):
                 terms=terms,
                 independent=independent,
                 main=main,
-                historical=main - self.source.behind(draws.scenarios),
+                historical=main - self.source.behind(draws.scenarios, observed.factors.bars_per_day),
             ),
             shocks,
         )
-
-    def _reach(self, observed: Observed) -> int:
-        """Bars of the horizon after its first."""
-        return horizon_bars(self.settings.risk.horizon_days, observed.factors.bars_per_day)[0] - 1
 
     def _check_stretches(self, history: FactorHistory) -> None:
         """Refuse stretches and windows that are too short for the horizon or the tail."""
@@ -213,24 +209,16 @@ class Dynamic(DynamicCharges):
                 remedy = "Take fewer windows, or a longer `scenarios.window`"
                 raise BadInput([Problem("configuration", "correlation_break.windows", None, what, remedy)])
 
-    def _historical(self, history: FactorHistory) -> int:
-        """How many scenarios are stretches of history, or given."""
-        if isinstance(self.source, GivenScenarios):
-            return len(self.source.scenarios)
-        bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)
-        return min(len(history.times), self.settings.scenarios.window + bars - 1) - bars + 1
-
     def labels(self, history: FactorHistory) -> tuple[str, ...]:
         """A name for every scenario; stressed ones by their last bar."""
         plain = super().labels(history)
         if self.stress_weight is None:
             return plain
+        bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)
         if history.carried:  # what is older than the window has no date any more
-            reach = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)[0] - 1
-            return (*plain, *(f"stressed bar {k + 1}" for k in range(self._follower.stretch_bars - reach)))
+            return (*plain, *(f"stressed bar {k + 1}" for k in range(self._follower.stretch_bars - bars + 1)))
         rows = self._follower.rows(len(history.times))
         start = int(_start(self._follower, factor_arrays(history)))
-        bars, _ = horizon_bars(self.settings.risk.horizon_days, history.grid.bars_per_day)
         return (*plain, *(f"stressed {each}" for each in stretches(history, start, start + rows, bars)))
 
     def diagnostics(  # type: ignore[override]

@@ -185,17 +185,11 @@ class DynamicCharges(ExpectedShortfall):
 
         held = (jnp.asarray(tile.quantities), jnp.asarray(tile.amounts))
         values, pull = jax.vjp(parts_of, *held)
-        each = jnp.broadcast_to(
-            jnp.eye(len(values), dtype=values[0].dtype)[:, :, None], (*2 * (len(values),), len(held[0]))
-        )
-        slopes = jax.vmap(lambda ways: pull(tuple(ways)))(each)
-        shares = dict(
-            zip(
-                self.part_names,
-                jnp.concatenate([a * b for a, b in zip(held, slopes, strict=True)], axis=2),
-                strict=True,
-            )
-        )
+        count, accounts = len(values), len(held[0])
+        one_part = jnp.broadcast_to(jnp.eye(count, dtype=values[0].dtype)[:, :, None], (count, count, accounts))
+        slopes = jax.vmap(lambda ways: pull(tuple(ways)))(one_part)
+        by_part = jnp.concatenate([amount * slope for amount, slope in zip(held, slopes, strict=True)], axis=2)
+        shares = dict(zip(self.part_names, by_part, strict=True))
         if "concentration" in shares:
             own = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
             shares["concentration"] = jnp.concatenate([jnp.zeros_like(held[0]), own], axis=1)

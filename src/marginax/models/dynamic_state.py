@@ -3,6 +3,7 @@
 All of it is market-level and the same for every account; at one bar it knows nothing of the bars that come later.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from marginax.known import KnownHistory
 from marginax.models.addons.procyclicality import Levels, ProcyclicalityTools
 from marginax.scenarios.carried import Bar, Carried
 from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
-from marginax.scenarios.past import Past, past_of
+from marginax.scenarios.past import KnownRows, Past, past_along
 from marginax.scenarios.stress_period import Stretch, bar_scores, bar_squares, stretch_at, stretch_starts
 from marginax.scenarios.volatility import FilterPath
 from marginax_kernels import volatility
@@ -70,8 +71,8 @@ class Follower(eqx.Module):
 
     def observe(self, factors: FactorArrays) -> DynamicState:
         """The state after a whole history."""
-        observed = self.volatility.observe(factors)
         path = self.volatility.path(factors)
+        observed = self.volatility.observed(factors, path)
         path = path._replace(ahead=path.ahead.at[-1].set(observed.today))
         multiplier = None if self.tools is None else self.multipliers(path, factors)[0][-1]
         stretch, bars = None, len(factors.returns)
@@ -92,9 +93,9 @@ class Follower(eqx.Module):
         least = self.tools.least(squares, seen, bars_per_year=factors.bars_per_year)
         return self.tools.path(level, least, bars_per_day=factors.bars_per_day)
 
-    def carried(self, plain: Carried, factors: FactorArrays) -> DynamicCarried:
-        """The state after a whole history, whose filters and window are carried already."""
-        path, prices = self.volatility.path(factors), slice(0, factors.underlyings)
+    def carried(self, plain: Carried, path: FilterPath, factors: FactorArrays) -> DynamicCarried:
+        """The state after a whole history, whose filters and window are carried already along this path."""
+        prices = slice(0, factors.underlyings)
         levels = squares = multiplier = stretch = None
         if self.tools is not None:
             multipliers, levels = self.multipliers(path, factors)
@@ -169,18 +170,18 @@ class DynamicPast(eqx.Module):
 
 def dynamic_past(follower: Follower, known: KnownHistory, *, lookback: int) -> DynamicPast:
     """The past over a history, for windows of `lookback` bars."""
-    past = past_of(follower.volatility, known, lookback=lookback)
-    starts, multiplier = _followed(follower, factor_arrays(known.history))
-    return DynamicPast(past, starts, multiplier, follower.rows(len(known.history.times)))
+    return _past(follower, factor_arrays(known.history), KnownRows.of(known), lookback)
 
 
-@jax.jit
-def _followed(follower: Follower, factors: FactorArrays) -> tuple[Array | None, Array | None]:
-    path = follower.volatility.path(factors)
-    multiplier = None if follower.tools is None else follower.multipliers(path, factors)[0]
-    if not follower.stretch_bars:
-        return None, multiplier
-    return stretch_starts(factors, path.long_run[1:], rows=follower.rows(len(factors.returns))), multiplier
+@partial(jax.jit, static_argnames="lookback")
+def _past(follower: Follower, factors: FactorArrays, known: KnownRows, lookback: int) -> DynamicPast:
+    path, rows = follower.volatility.path(factors), follower.rows(len(factors.returns))
+    return DynamicPast(
+        past=past_along(path, factors, known, lookback=lookback),
+        starts=stretch_starts(factors, path.long_run[1:], rows=rows) if rows else None,
+        multiplier=None if follower.tools is None else follower.multipliers(path, factors)[0],
+        rows=rows,
+    )
 
 
 def _last(table: Array, rows: int, fill: float) -> Array:

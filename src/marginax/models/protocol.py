@@ -57,11 +57,20 @@ class Totals(eqx.Module):
     uncovered: Float[Array, "blocks scenarios"]
 
 
+class Dense(eqx.Module):
+    """The positions of a tile laid out by row of the cube, all of them and those that are alone in their underlying."""
+
+    positions: Float[Any, "accounts rows"]
+    alone: Float[Any, "accounts rows"]
+
+
 class Tile(eqx.Module):
     """Accounts side by side: rows of the cube and how much is held of each; padding is the zero row and amount zero.
 
     `instruments` and `quantities` (signed contracts) are positions; `assets` and `amounts` (signed units) the
     collateral that moves, of width zero where no account of the tile holds any; `equity` is in account currency.
+    `dense` is given where a product of matrices is the faster way through a small cube: the same positions, summed in
+    the order that the product likes; `runs` then has no padding.
     """
 
     instruments: Int[Any, "accounts width"]
@@ -70,6 +79,7 @@ class Tile(eqx.Module):
     amounts: Float[Any, "accounts collateral_width"]
     equity: Float[Any, " accounts"]
     runs: Runs
+    dense: Dense | None = None
 
 
 class Prepared(eqx.Module):
@@ -114,9 +124,7 @@ class MarginModel(eqx.Module):
 
     def carry(self, history: FactorHistory) -> Any:
         """The state after a whole history that `step` takes on from there."""
-        remedy = "Give it `carry`, `step` and `known`"
-        what = f"`{self.name}` cannot be carried forward bar by bar"
-        raise BadInput([Problem("configuration", "model", None, what, remedy)])
+        raise self._no_carrying()
 
     @abstractmethod
     def step(self, state: Any, bar: Any) -> Any:
@@ -134,7 +142,7 @@ class MarginModel(eqx.Module):
 
     def carried_factors(self, state: Any) -> FactorArrays:
         """The window of a carried state: which rows are any, and which factors stand on their own."""
-        raise NotImplementedError
+        raise self._no_carrying()
 
     @abstractmethod
     def prepare(
@@ -186,6 +194,13 @@ class MarginModel(eqx.Module):
     def fitted_margin(self, prepared: Any, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:
         """`margin` with what `estimate` said of these accounts at an earlier bar."""
         return self.margin(prepared, tile)
+
+    def _no_carrying(self) -> BadInput:
+        what, remedy = (
+            f"`{self.name}` cannot be carried forward bar by bar",
+            "Give it `carry`, `step`, `known` and `carried_factors`",
+        )
+        return BadInput([Problem("configuration", "model", None, what, remedy)])
 
     def _no_replay(self) -> BadInput:
         remedy = "Give it `lookback`, `past` and `before`, and `sample` where it has `estimate`"

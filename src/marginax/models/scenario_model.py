@@ -22,12 +22,13 @@ from marginax.history import FactorHistory, factor_history
 from marginax.instruments import Instruments
 from marginax.known import KnownHistory
 from marginax.market import Market
+from marginax.market_sections import at_rows
 from marginax.models.checks import check_read, check_tail
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile, Totals
 from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncovered
 from marginax.options import OptionPricing
 from marginax.problems import BadInput, Problem
-from marginax.scenarios.carried import Bar, carried_from
+from marginax.scenarios.carried import Bar, carried_from, seen_arrays
 from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, with_paths
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.past import Past, past_of
@@ -150,9 +151,8 @@ class ScenarioModel(MarginModel):
         if self.selects:
             check_tail(self.tail, "tail", self.source, history)
             check_tail(self.charge_tail, "charge_tail", self.source, history)
-        names, classes = history.names[: history.underlyings], self.settings.classes
-        rows = np.zeros(len(names), int) if history.classes is None else history.classes[: len(names)]
-        by_class = np.broadcast_to(classes.leaf("haircut", 0.0), len(classes.words) + 1)[rows]
+        names = history.names[: history.underlyings]
+        by_class = at_rows(self.settings.classes.leaf("haircut", 0.0), history.classes[: len(names)])
         haircuts = self.settings.collateral.haircuts
         shares = [haircuts.get(name, usual) for name, usual in zip(names, by_class.tolist(), strict=True)]
         return ScenarioDraws(draws, np.array(shares, float))
@@ -163,7 +163,8 @@ class ScenarioModel(MarginModel):
         if source.stress.windows:
             what = "a stretch of dates is not kept in a state that is carried forward"
             raise BadInput([Problem("configuration", "scenarios.stress", None, what, "Leave it out of the model")])
-        return carried_from(source.volatility, history, self.settings, rows=self._window(history))
+        path = source.volatility.path(seen_arrays(history))
+        return carried_from(path, history, self.settings, rows=self._window(history))
 
     def step(self, state: Any, bar: Bar) -> Any:
         """The filters and the window one bar on."""
@@ -290,8 +291,8 @@ class ScenarioModel(MarginModel):
     def _classes(self, history: FactorHistory) -> dict[str, int]:
         """How many underlyings are in each asset class that has parameters, and in none."""
         words = [*self.settings.classes.words, "none"]
-        rows = np.zeros(0, int) if history.classes is None else history.classes[: history.underlyings]
-        return {word: int(count) for word, count in zip(words, np.bincount(rows, minlength=len(words)), strict=True)}
+        counts = np.bincount(history.classes[: history.underlyings], minlength=len(words))
+        return {word: int(count) for word, count in zip(words, counts, strict=True)}
 
     def labels(self, history: FactorHistory) -> tuple[str, ...]:
         """A name for every scenario."""

@@ -24,7 +24,11 @@ def owes(tile: Tile) -> Bool[Array, " accounts"]:
 
 def tile_losses(prepared: Prepared, tile: Tile) -> tuple[Array, Array]:
     """Loss of the positions alone, and of positions and collateral together: accounts x scenarios."""
-    positions = -accumulate(prepared.cube, tile.instruments, tile.quantities)
+    if tile.dense is None:
+        positions = -accumulate(prepared.cube, tile.instruments, tile.quantities)
+    else:
+        product = jnp.matmul(tile.dense.positions, prepared.cube, precision=lax.Precision.HIGHEST)
+        positions = -lax.optimization_barrier(product)
     if not has_collateral(tile):
         return positions, positions
     joint = positions - accumulate(prepared.cube, tile.assets, tile.amounts)
@@ -65,4 +69,5 @@ def uncovered(joint: Array, equity: Array) -> Float[Array, "blocks scenarios"]:
     """Loss beyond equity, summed over each block of rows; a row that is not finite counts nothing."""
     beyond = jnp.maximum(joint - equity[:, None], 0)
     beyond = jnp.where(jnp.isfinite(beyond), beyond, 0)
-    return jnp.sum(beyond.reshape(-1, BLOCK, joint.shape[1]), axis=1)
+    whole = jnp.pad(beyond, ((0, -len(beyond) % BLOCK), (0, 0)))
+    return jnp.sum(whole.reshape(-1, BLOCK, joint.shape[1]), axis=1)

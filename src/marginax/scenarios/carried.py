@@ -1,10 +1,11 @@
 """A market that is carried forward bar by bar: the filters, and a window of the past of fixed length.
 
 A step costs the same however long the history is. What is known at a bar is what a run over the whole history up to it
-would have known, but for what is drawn: residuals that fill holes and stand-in noise belong to rows of the window, and
-fitted laws of draws stay those of the beginning.
+would have known, but for what is drawn (residuals that fill holes and stand-in noise belong to rows of the window, and
+fitted laws of draws stay those of the beginning) and for how a filter of what lists later is seeded.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from marginax.config import Config
 from marginax.history import FactorHistory
 from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
-from marginax.scenarios.volatility import SEED_RETURNS, FilterState
+from marginax.scenarios.volatility import SEED_RETURNS, FilterPath, FilterState
 from marginax_kernels import volatility
 
 
@@ -46,8 +47,8 @@ class Carried(eqx.Module):
     def known(self) -> Observed:
         """What a margin is prepared from: what does not stand on its own has no returns."""
         factors = self.observed.factors
-        returns = jnp.where(factors.own, factors.returns, jnp.nan)
-        return eqx.tree_at(lambda each: each.factors.returns, self.observed, returns)
+        masked = replace(factors, returns=jnp.where(factors.own, factors.returns, jnp.nan))
+        return replace(self.observed, factors=masked)
 
     def step(self, volatility_filter: VolatilityFilter, bar: Bar) -> "Carried":
         """The state one bar on. A factor without a price keeps its volatility; what it did comes with its next price.
@@ -86,19 +87,14 @@ class Carried(eqx.Module):
         frozen = own & ~moved
         small = settings.minimum_volatility / np.sqrt(factors.bars_per_day)
         noise = jnp.where(is_price, jnp.where(frozen, small * bar.level, jnp.nan), factors.noise)
-        window = eqx.tree_at(
-            lambda each: (each.level, each.returns, each.bars, each.own, each.noise, each.live, each.gap_return),
+        window = replace(
             factors,
-            (
-                bar.level,
-                _shifted(factors.returns, returns),
-                _shifted(factors.bars, spans),
-                own,
-                noise,
-                _shifted(factors.live, jnp.asarray(True)),
-                jnp.full_like(self.walk, jnp.nan),
-            ),
-            is_leaf=lambda leaf: leaf is None,
+            level=bar.level,
+            returns=_shifted(factors.returns, returns),
+            bars=_shifted(factors.bars, spans),
+            own=own,
+            noise=noise,
+            live=_shifted(factors.live, jnp.asarray(True)),
         )
         return Carried(
             observed=Observed(
@@ -120,28 +116,24 @@ def seen_arrays(history: FactorHistory) -> FactorArrays:
     """The numbers of a history with the returns of factors that do not stand on their own yet: a state must know them
     when they do."""
     assert history.seen is not None
-    return eqx.tree_at(lambda each: each.returns, factor_arrays(history), history.seen)
+    return replace(factor_arrays(history), returns=history.seen)
 
 
-def carried_from(volatility_filter: VolatilityFilter, history: FactorHistory, config: Config, *, rows: int) -> Carried:
-    """The state after a whole history, with a window of `rows` bars; those before the history are none."""
+def carried_from(path: FilterPath, history: FactorHistory, config: Config, *, rows: int) -> Carried:
+    """The state after a whole history along which the filter took this path, with a window of `rows` bars; those
+    before the history are none."""
     factors = seen_arrays(history)
-    path = volatility_filter.path(factors)
     padding = max(rows - len(history.times), 0)
 
     def window(table: Array, fill: float) -> Array:
         return jnp.pad(jnp.asarray(table)[-rows:], ((padding, 0), (0, 0)), constant_values=fill)
 
-    trimmed = eqx.tree_at(
-        lambda each: (each.returns, each.bars, each.live, each.gap_return),
+    trimmed = replace(
         factors,
-        (
-            window(factors.returns, jnp.nan),
-            window(factors.bars, 1.0),
-            jnp.arange(rows) >= padding,
-            jnp.full(len(factors.proxy), jnp.nan),
-        ),
-        is_leaf=lambda leaf: leaf is None,
+        returns=window(factors.returns, jnp.nan),
+        bars=window(factors.bars, 1.0),
+        live=jnp.arange(rows) >= padding,
+        gap_return=jnp.full(len(factors.proxy), jnp.nan),
     )
     last = history.last_bar
     days = (history.times[-1] - last) / np.timedelta64(1, "D")

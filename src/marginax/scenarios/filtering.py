@@ -4,6 +4,7 @@ Filtered historical simulation rescales each past return by today's volatility o
 A return over n bars after a gap counts as one bar of its size over sqrt(n). Everything here is traceable but the draws.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from marginax.scenarios.proxies import fill, levels, resampled_rows, resampling_
 from marginax.scenarios.volatility import (
     FilterPath,
     FilterState,
+    Shared,
     VolatilityModel,
     filter_path,
     filter_step,
@@ -62,8 +64,12 @@ class FactorArrays(eqx.Module):
     classes: Int[Any, " factors"] | None = None
 
     def by_factor(self, leaves: Any) -> Any:
-        """Leaves by asset class, laid out by factor; numbers that hold for all stay as they are."""
-        return jax.tree.map(lambda leaf: leaf[self.classes] if jnp.ndim(leaf) else leaf, leaves)
+        """Leaves by asset class, laid out by factor; what holds for all stays as it is."""
+
+        def laid_out(leaf: Any) -> Any:
+            return leaf if isinstance(leaf, Shared) or not jnp.ndim(leaf) else leaf[self.classes]
+
+        return jax.tree.map(laid_out, leaves, is_leaf=lambda leaf: isinstance(leaf, Shared))
 
 
 class Observed(eqx.Module):
@@ -77,18 +83,14 @@ class Observed(eqx.Module):
 
 def with_paths(observed: Observed, history: FactorHistory) -> Observed:
     """What was observed, with the paths to settlement that `history` has beside its factors."""
-    known, wide = observed.factors, factor_arrays(history)
-    arrays = eqx.tree_at(
-        lambda each: (each.returns, each.bars, each.own, each.noise, each.live),
-        wide,
-        (
-            widened(known.returns, history, jnp.nan),
-            widened(known.bars, history, 1.0),
-            widened(known.own, history, False),
-            widened(known.noise, history, jnp.nan),
-            known.live,
-        ),
-        is_leaf=lambda leaf: leaf is None,
+    known = observed.factors
+    arrays = replace(
+        factor_arrays(history),
+        returns=widened(known.returns, history, jnp.nan),
+        bars=widened(known.bars, history, 1.0),
+        own=widened(known.own, history, False),
+        noise=widened(known.noise, history, jnp.nan),
+        live=known.live,
     )
     variance, today, long_run = (
         widened(each, history, 0.0) for each in (observed.variance, observed.today, observed.long_run)
@@ -175,11 +177,14 @@ class VolatilityFilter(eqx.Module):
         return model.forecast(state.model, long_run, ahead=ahead, bars_per_day=factors.bars_per_day)
 
     def observe(self, factors: FactorArrays) -> Observed:
-        """Run the filter over a whole history; the time since the last bar enters as one return over its length.
+        """Run the filter over a whole history."""
+        return self.observed(factors, self.path(factors))
+
+    def observed(self, factors: FactorArrays, path: FilterPath) -> Observed:
+        """What a path of the filter came to; the time since the last bar enters as one return over its length.
 
         A gap never lowers today's variance: the bars that are missing could have moved both ways.
         """
-        path = self.path(factors)
         since = self.ahead(self.step(path.state, (factors.gap_return, factors.gap_bars), factors), factors)
         today = jnp.maximum(path.ahead[-1], since)
         return Observed(factors, path.variance[:-1], today, volatility(path.long_run[-1]))
@@ -270,7 +275,8 @@ class VolatilityFilter(eqx.Module):
 
         # Most markets have no hole to fill, and looking for what would fill it costs as much as all else.
         paths = np.array([path for path, _ in factors.settlements], int)
-        holes = jnp.any(jnp.isnan(shocks).at[:, paths].set(False))
+        # Asked of the returns: what is not known does not hang on a parameter, so several sets of them are one batch.
+        holes = jnp.any((jnp.isnan(factors.returns) & ~noisy).at[:, paths].set(False))
         filled = lax.cond(holes, without_holes, lambda shocks: shocks, shocks)
         if window_from is not None and (self.correlation.follow or wanted is not None):
             columns = np.asarray(factors.correlated, int)
@@ -293,9 +299,7 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
     times = _settlement_times(history)
     is_price = np.arange(len(history.names)) < history.underlyings
     correlated = np.flatnonzero(is_price | (history.is_volatility & ~history.leaning))
-    known = ~np.isnan(history.returns)
-    listed = np.where(known.any(axis=0), known.argmax(axis=0), len(known))
-    by_listing = sorted(correlated.tolist(), key=lambda k: (listed[k], history.names[k]))
+    by_listing = sorted(correlated.tolist(), key=lambda k: (history.listed[k], history.names[k]))
     return FactorArrays(
         returns=history.returns,
         bars=history.bars,
@@ -305,7 +309,7 @@ def factor_arrays(history: FactorHistory) -> FactorArrays:
         beta=history.beta,
         level=history.level,
         noise=np.where(history.noisy, history.noise, np.nan),
-        classes=np.zeros(len(history.names), np.int32) if history.classes is None else history.classes,
+        classes=history.classes,
         live=np.arange(len(history.times)) >= history.padding if history.padding else None,
         proxy=tuple(history.proxy.tolist()),
         bars_per_day=history.grid.bars_per_day,

@@ -85,7 +85,7 @@ class GivenScenarios(eqx.Module):
         """The set's own shocks and weights."""
         return jnp.asarray(draws.shocks), jnp.asarray(draws.weights)
 
-    def behind(self, draws: GivenDraws) -> int:
+    def behind(self, draws: GivenDraws, bars_per_day: float) -> int:
         """None stands behind the others."""
         return 0
 

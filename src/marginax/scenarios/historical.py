@@ -81,11 +81,14 @@ class HistoricalScenarios(eqx.Module):
         bars, _ = horizon_bars(self.horizon_days, history.grid.bars_per_day)
         return stretches(history, self.draw(history).first, len(history.times), bars)
 
+    def count_in(self, history: FactorHistory) -> int:
+        """How many scenarios a history makes."""
+        bars, _ = horizon_bars(self.horizon_days, history.grid.bars_per_day)
+        return len(history.times) - self.draw(history).first - bars + 1
+
     def effective_count(self, history: FactorHistory) -> float:
         """How many scenarios of the heaviest weight make up the history: their number where weights are equal."""
-        bars, _ = horizon_bars(self.horizon_days, history.grid.bars_per_day)
-        count = len(history.times) - self.draw(history).first - bars + 1
-        weights = np.asarray(self._age_weights(count, history.grid.bars_per_day), float)
+        weights = np.asarray(self._age_weights(self.count_in(history), history.grid.bars_per_day), float)
         return float(weights.sum() / weights.max())
 
     def _age_weights(self, count: int, bars_per_day: float) -> Float[Array, " scenarios"]:

@@ -4,14 +4,19 @@ A replay asks for the state of thousands of bars. Filters run once over the whol
 then a slice of fixed shape, with nothing in it of the bars that came later.
 """
 
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from marginax.known import KnownHistory
 from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
+from marginax.scenarios.volatility import FilterPath
 from marginax_kernels import volatility
 
 
@@ -41,23 +46,17 @@ class Past(eqx.Module):
 
         own = self.own[bar]
         return Observed(
-            factors=FactorArrays(
+            # A replay has neither leaning volatilities nor settlements: the last bar's would be known too early.
+            factors=replace(
+                factors,
                 returns=jnp.where(live[:, None] & own, window(factors.returns), jnp.nan),
                 bars=window(factors.bars),
-                gap_return=factors.gap_return,
-                gap_bars=factors.gap_bars,
                 own=own,
-                beta=factors.beta,
                 level=self.level[bar],
                 noise=self.noise[bar],
-                classes=factors.classes,
-                proxy=factors.proxy,
-                bars_per_day=factors.bars_per_day,
                 live=live,
-                correlated=factors.correlated,
-                underlyings=factors.underlyings,
-                bars_per_year=factors.bars_per_year,
-                absolute=factors.absolute,
+                leaning=(),
+                settlements=(),
             ),
             variance=window(self.variance),
             today=self.today[bar],
@@ -67,35 +66,42 @@ class Past(eqx.Module):
 
 def past_of(volatility_filter: VolatilityFilter, known: KnownHistory, *, lookback: int) -> Past:
     """The past of a filter over a history, for windows of `lookback` bars."""
-    return _past(volatility_filter, factor_arrays(known.history), known.own, known.level, known.noise, lookback)
+    return _past(volatility_filter, factor_arrays(known.history), KnownRows.of(known), lookback)
 
 
-@eqx.filter_jit
-def _past(
-    volatility_filter: VolatilityFilter,
-    factors: FactorArrays,
-    own: np.ndarray,
-    level: np.ndarray,
-    noise: np.ndarray,
-    lookback: int,
-) -> Past:
-    path = volatility_filter.path(factors)
+class KnownRows(NamedTuple):
+    """What was known of each factor at the close of each bar."""
+
+    own: Bool[Any, "bars factors"]
+    level: Float[Any, "bars factors"]
+    noise: Float[Any, "bars factors"]
+
+    @classmethod
+    def of(cls, known: KnownHistory) -> "KnownRows":
+        """The rows of a history."""
+        return cls(known.own, known.level, known.noise)
+
+
+def past_along(path: FilterPath, factors: FactorArrays, known: KnownRows, *, lookback: int) -> Past:
+    """The past from a path of the filter; traceable."""
     before = ((lookback, 0), (0, 0))
-    padded = eqx.tree_at(
-        lambda arrays: (arrays.returns, arrays.bars),
+    padded = replace(
         factors,
-        (
-            jnp.pad(jnp.asarray(factors.returns), before, constant_values=jnp.nan),
-            jnp.pad(jnp.asarray(factors.bars), before, constant_values=1),
-        ),
+        returns=jnp.pad(jnp.asarray(factors.returns), before, constant_values=jnp.nan),
+        bars=jnp.pad(jnp.asarray(factors.bars), before, constant_values=1),
     )
     return Past(
         factors=padded,
         variance=jnp.pad(path.variance[:-1], before),
         today=path.ahead,
         long_run=volatility(path.long_run),
-        own=jnp.asarray(own),
-        level=jnp.asarray(level),
-        noise=jnp.asarray(noise),
+        own=jnp.asarray(known.own),
+        level=jnp.asarray(known.level),
+        noise=jnp.asarray(known.noise),
         lookback=lookback,
     )
+
+
+@partial(jax.jit, static_argnames="lookback")
+def _past(volatility_filter: VolatilityFilter, factors: FactorArrays, known: KnownRows, lookback: int) -> Past:
+    return past_along(volatility_filter.path(factors), factors, known, lookback=lookback)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from marginax.config import Config
 from marginax.history import FactorHistory
+from marginax.market_sections import at_rows
 from marginax.scenarios.filtering import FactorArrays
 
 
@@ -43,19 +44,14 @@ class PegJumps(eqx.Module):
     def draw(self, history: FactorHistory) -> PegDraws:
         """Which prices of a history have a rate and a size above zero."""
         names, pegs = history.names[: history.underlyings], self.config.pegs
-        rows = np.zeros(len(names), int) if history.classes is None else history.classes[: len(names)]
         stated = np.array([[each.get(name, np.nan) for name in names] for each in (pegs.rates, pegs.sizes)])
-        by_class = np.array(
-            [leaf[rows] if np.ndim(leaf) else np.full(len(names), leaf) for leaf in (self.rate, self.size)]
-        )
+        by_class = np.array([at_rows(leaf, history.classes[: len(names)]) for leaf in (self.rate, self.size)])
         pegged = np.flatnonzero((np.where(np.isnan(stated), by_class, stated) > 0).all(axis=0))
         return PegDraws(tuple(pegged.tolist()), *stated[:, pegged])
 
     def mass(self, draws: PegDraws, history: FactorHistory) -> float:
         """The probability of all of them over the horizon."""
-        rows = np.zeros(len(history.names), int) if history.classes is None else history.classes
-        rate = np.asarray(self.rate)
-        usual = rate[rows[list(draws.factors)]] if rate.ndim else np.full(len(draws.factors), rate)
+        usual = at_rows(self.rate, history.classes[list(draws.factors)])
         years = self.config.risk.horizon_days * history.grid.bars_per_day / history.grid.bars_per_year
         return float(-np.expm1(-np.where(np.isnan(draws.rate), usual, draws.rate) * years).sum())
 

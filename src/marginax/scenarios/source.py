@@ -34,8 +34,7 @@ class SourceDraws(eqx.Module):
     filling: FillDraws
     main: HistoricalDraws | MonteCarloDraws
     stress: StressDraws
-    pegs: PegDraws = PegDraws((), np.zeros(0), np.zeros(0))
-    bars_per_day: float = eqx.field(static=True, default=1.0)
+    pegs: PegDraws
     correlation: Float[Any, "correlated correlated"] | None = None
 
 
@@ -104,7 +103,7 @@ class ScenarioSource(eqx.Module):
         if mass >= 1:
             what = f"lost pegs and stress have a mass of {mass:.2f} together and leave nothing to the other scenarios"
             raise BadInput([Problem("configuration", "pegs", None, what, "Lower the rates, or shorten the horizon")])
-        return SourceDraws(filling, main, self.stress.draw(history), pegs, history.grid.bars_per_day)
+        return SourceDraws(filling, main, self.stress.draw(history), pegs)
 
     def observe(self, factors: FactorArrays) -> Observed:
         """Run the filter over a whole history."""
@@ -123,9 +122,9 @@ class ScenarioSource(eqx.Module):
             weights = weights * (1 - jnp.sum(lost) / (1 - self.stress.mass))
         return jnp.concatenate([main, *blocks]), jnp.concatenate([(1 - self.stress.mass) * weights, *masses])
 
-    def behind(self, draws: SourceDraws) -> int:
+    def behind(self, draws: SourceDraws, bars_per_day: float) -> int:
         """Scenarios that stand behind the main ones: stress and lost pegs."""
-        bars, _ = horizon_bars(self.stress.horizon_days, draws.bars_per_day)
+        bars, _ = horizon_bars(self.stress.horizon_days, bars_per_day)
         windows = sum(end - begin - bars + 1 for begin, end in draws.stress.windows)
         return windows + len(draws.stress.moves) + len(draws.pegs.factors)
 

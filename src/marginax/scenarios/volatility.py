@@ -6,6 +6,7 @@ as one return over its length. What a filter tends to in the long run is given t
 """
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -46,6 +47,10 @@ class VolatilityModel(eqx.Module):
     def forecast(self, state: Any, long_run: Array, *, ahead: int, bars_per_day: float) -> Float[Array, " factors"]:
         """The mean variance of the next `ahead` bars; by itself what the next bar has."""
         return self.variance(state, long_run, bars_per_day=bars_per_day)
+
+
+class Shared(eqx.Module):
+    """Leaves that hold for all factors, whatever their shape."""
 
 
 class Ewma(VolatilityModel):
@@ -242,7 +247,8 @@ def filter_path(
 def volatility_model(settings: Filter, classes: AssetClasses, *, half_life_days: float) -> VolatilityModel:
     """The filter that a configuration describes; leaves have a row for each asset class where classes differ.
 
-    `half_life_days` is that of the plain exponential filter, which stands under [scenarios].
+    `half_life_days` is that of the plain exponential filter, which stands under [scenarios]. Raises BadInput for a
+    network that cannot be read.
     """
 
     def leaf(name: str) -> np.ndarray:
@@ -255,6 +261,10 @@ def volatility_model(settings: Filter, classes: AssetClasses, *, half_life_days:
         return Garch(leaf("alpha"), leaf("beta"), bound)
     if settings.kind == "har":
         return Har(leaf("daily"), leaf("weekly"), leaf("monthly"), bound)
+    if settings.network is not None:
+        from marginax.scenarios.network_filter import network_filter
+
+        return network_filter(Path(settings.network), bound=bound)
     return Ewma(classes.leaf("half_life_days", half_life_days), bound)
 
 

@@ -9,8 +9,10 @@ Source: McNeil, Frey and Embrechts (2015), section 8.4, for the two bounds; OCC 
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from marginax.charge_sections import Dependence
@@ -43,15 +45,21 @@ def standalone(
     Gradient: exact.
     """
     by_sign = [jnp.stack([units[:, k], units[:, k] * scale], axis=1) for k in range(2)]
-    sums = jnp.zeros((len(tile.equity), 2), cube.dtype)
-    entries = [(tile.instruments, tile.quantities, tile.runs.alone)]
+    sums, entries = jnp.zeros((len(tile.equity), 2), cube.dtype), []
+    if tile.dense is None:
+        entries.append((tile.instruments, tile.quantities, tile.runs.alone))
+    else:
+        for sign, shortfalls in zip((1, -1), by_sign, strict=True):
+            held = jnp.maximum(sign * tile.dense.alone, 0)
+            sums = sums + jnp.matmul(held, shortfalls, precision=lax.Precision.HIGHEST)
     if has_collateral(tile):
         entries.append((tile.assets, tile.amounts, tile.runs.asset_alone))
     for rows, amounts, alone in entries:
         held = jnp.where(alone, amounts, 0)
         sums = sums + accumulate(by_sign[0], rows, jnp.maximum(held, 0))
         sums = sums + accumulate(by_sign[1], rows, jnp.maximum(-held, 0))
-    sums = sums + _over_groups(cube, weights, scale, tile, tail=tail)
+    if len(tile.runs.start):
+        sums = sums + _over_groups(cube, weights, scale, tile, tail=tail)
     return Standalone(sums[:, 0], sums[:, 1])
 
 
@@ -77,6 +85,8 @@ def _over_groups(cube: Array, weights: Array, scale: Array, tile: Tile, *, tail:
         tail=tail,
     )
     times = scale[jnp.asarray(tile.instruments)[owner, runs.start]]
+    if tile.dense is not None:
+        return jax.ops.segment_sum(jnp.stack([found, found * times], axis=1), owner, len(tile.equity))
     table = jnp.concatenate([jnp.stack([found, found * times], axis=1), jnp.zeros((1, 2), cube.dtype)])
     most = max(2, 1 << (len(owner) // len(tile.equity) - 1).bit_length())
     place = jnp.arange(most)
