@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("margin_pass", "revaluation", "monte_carlo", "backtest", "dynamic_margin", "commands")
+NAMES = ("margin_pass", "revaluation", "monte_carlo", "backtest", "dynamic_margin", "calibration", "commands")
 
 
 def main() -> None:

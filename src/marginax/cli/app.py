@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from marginax.cli import demo, init, margin
+from marginax.cli import demo, init, margin, params
 from marginax.problems import BadInput
 
 # Flags that take several files: a shell expands `--history data/*.parquet` into words that click would refuse.
@@ -77,6 +77,10 @@ def _code(command: Callable[..., int], *words: Any, **options: Any) -> int:
 app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
 app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
 app.command("demo", help="Build a synthetic venue and margin it.")(leaving(demo.command))
+_params = typer.Typer(help="What a parameter file changes for a book, and who approved of it.", no_args_is_help=True)
+_params.command("diff")(leaving(params.diff))
+_params.command("approve")(leaving(params.approve))
+app.add_typer(_params, name="params")
 for _extra in entry_points(group="marginax.commands"):
     app.command(_extra.name)(leaving(_extra.load()))
 

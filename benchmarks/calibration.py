@@ -1,0 +1,72 @@
+"""A gradient of the whole objective against the objective: ten years of daily data, 20 underlyings, 200 portfolios.
+
+`by_differences` is what the same gradient costs from the same compiled objective, one more evaluation for each number;
+`fit_seconds` is a fit of so many numbers from three starts on batches of days, cold programs included.
+"""
+
+import resource
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.backtest import PORTFOLIOS, UNDERLYINGS, market
+from benchmarks.context import context
+from marginax.models.load import model_config
+from marginax_calibration.calendar_groups import CalendarGroup
+from marginax_calibration.fitting.fit import Fitting
+from marginax_calibration.fitting.search import Settings
+from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
+
+# One number for each underlying, one for all, and the bounds of a few: 30 together.
+EACH, ALL, BOUNDS = "filter.fast_share", ("correlation.half_life_days", "correlation.shrinkage", "stress_period.weight",
+                                          "dependence.share"), 6  # fmt: skip
+SEARCH = Settings(steps=30, batch=4, starts=3, check_every=10)
+
+
+def run(repeats: int = 3) -> dict[str, Any]:
+    """The benchmark's record."""
+    panel = market()
+    linear = venue_portfolios(panel.names, neutral=PORTFOLIOS - 2 * UNDERLYINGS - 2 - UNDERLYINGS // 2)
+    linear = [each for each in linear if each.kind in LINEAR_KINDS]
+    group = CalendarGroup(panel, tuple(linear), {}, {})
+    keys = (EACH, *ALL, *(f"classes.parameters.{name}.bound" for name in panel.names[:BOUNDS]))
+    common: dict[str, Any] = {"keys": keys, "by": "underlying", "settings": SEARCH}
+    whole = Fitting(model_config("dynamic"), [group], check_share=0.0, **common)
+    search, free = whole.search, whole.search.begin().free[:1]
+    parts, softness = search.fitted, SEARCH.softness[1]
+    search.judged(free, parts)
+    search.value(free, parts, softness)
+    objective, gradient = [], []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        search.judged(free, parts)
+        objective.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        search.value(free, parts, softness)
+        gradient.append(time.perf_counter() - started)
+    one, slope = float(np.median(objective)), float(np.median(gradient))
+    started = time.perf_counter()
+    fitting = Fitting(model_config("dynamic"), [group], **common)
+    numbers = len(fitting.tunable.free)
+    found = fitting.run()
+    taken = time.perf_counter() - started
+    return {
+        "benchmark": "calibration",
+        "bars": len(panel.grid.times),
+        "underlyings": UNDERLYINGS,
+        "portfolios": len(linear),
+        "context": context(),
+        "figures": {
+            "objective_seconds": one,
+            "gradient_seconds": slope,
+            "gradient_over_objective": slope / one,
+            "numbers": numbers,
+            "by_differences_seconds": (numbers + 1) * one,
+            "times_faster_than_differences": (numbers + 1) * one / slope,
+            "fit_seconds": taken,
+            "fit_steps": int(found.path["step"].max() or 0),  # type: ignore[call-overload]
+            "fit_starts": SEARCH.starts,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        },
+    }

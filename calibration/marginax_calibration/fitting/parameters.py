@@ -1,0 +1,250 @@
+"""The free numbers of a margin model: keys of its configuration, found again among the leaves of the built model.
+
+A key is free where changing it changes leaves of the model, each from the key's value to its new one; so any installed
+model can be fitted whose numbers are leaves, and what is static is refused by name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+from jaxtyping import Array, Float, Float64, Int
+from pydantic import BaseModel
+
+from marginax.config import Config, parse_config
+from marginax.market_sections import ClassParameters
+from marginax.models import MarginModel, load_model
+from marginax.problems import BadInput, Problem
+from marginax_calibration.fitting.bijectors import INSIDE, Kind, Space, blocks_of
+
+By = Literal["all", "class", "underlying"]
+# Keys of one table that are constrained together.
+TOGETHER: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+    ("ordered", ("fast_half_life_days", "slow_half_life_days")),
+    ("shares", ("alpha", "beta")),
+    ("shares", ("daily", "weekly", "monthly")),
+)
+# What each filter has to say of itself.
+FILTERS = {
+    "ewma": ("scenarios.half_life_days",),
+    "two_speed": ("filter.fast_half_life_days", "filter.slow_half_life_days", "filter.fast_share"),
+    "garch": ("filter.alpha", "filter.beta"),
+    "har": ("filter.daily", "filter.weekly", "filter.monthly"),
+}
+CLASSES = "classes.parameters"
+
+
+@dataclass(frozen=True)
+class Free:
+    """A free number: its key, the value to start from, the bounds of what is allowed, and the key it is one of.
+
+    `pooled` is the key that numbers by class or underlying stand for: `filter.bound` of `classes.parameters.BTC.bound`.
+    """
+
+    key: str
+    value: float
+    low: float
+    high: float
+    pooled: str
+
+
+class Place(eqx.Module):
+    """Where free numbers enter a leaf of a model: entries of the flat leaf, and the numbers that are put there."""
+
+    leaf: int = eqx.field(static=True)
+    entries: Int[Any, " entries"]
+    numbers: Int[Any, " entries"]
+
+
+def put(model: MarginModel, places: Sequence[Place], values: Float[Array, " numbers"]) -> MarginModel:
+    """A model with free numbers in their places; traceable."""
+    leaves, tree = jax.tree.flatten(model)
+    for place in places:
+        leaf = jnp.asarray(leaves[place.leaf])
+        own = values[place.numbers].astype(leaf.dtype)
+        leaves[place.leaf] = leaf.ravel().at[place.entries].set(own).reshape(leaf.shape)
+    return jax.tree.unflatten(tree, leaves)
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A model whose free numbers can be set while it is traced."""
+
+    config: Config
+    model: MarginModel
+    free: tuple[Free, ...]
+    places: tuple[Place, ...]
+    space: Space
+
+    @property
+    def start(self) -> Float64[np.ndarray, " numbers"]:
+        """The values that the configuration has, moved inside what is allowed."""
+        return self.space.inside(np.array([each.value for each in self.free]))
+
+    def at(self, values: Float[Array, " numbers"]) -> MarginModel:
+        """The model at these values; traceable, the gradient is the model's own."""
+        return put(self.model, self.places, values)
+
+    def config_at(self, values: Sequence[float]) -> Config:
+        """The configuration at these values."""
+        return with_values(self.config, {each.key: float(v) for each, v in zip(self.free, values, strict=True)})
+
+
+def usual_keys(config: Config) -> tuple[str, ...]:
+    """The keys that matter to a model of this configuration: its filter, floor, correlations, and the parts that are
+    on."""
+    keys = [*FILTERS[config.filter.kind], "scenarios.volatility_floor"]
+    if config.filter.bound is not None:
+        keys.append("filter.bound")
+    if config.correlation.follow:
+        keys += ["correlation.half_life_days", "correlation.shrinkage"]
+    if config.stress_period.weight:
+        keys.append("stress_period.weight")
+    if config.dependence.share:
+        keys.append("dependence.share")
+    if config.procyclicality.buffer:
+        keys.append("procyclicality.buffer")
+    keys += [f"procyclicality.{name}" for name in ("rise_limit", "fall_limit") if getattr(config.procyclicality, name)]
+    return tuple(keys)
+
+
+def tunable(config: Config, keys: Sequence[str] = (), *, by: By = "all", underlyings: Sequence[str] = ()) -> Tunable:
+    """The model of a configuration with these keys free (none: `usual_keys`).
+
+    `by` gives keys that a class may have a number for each class, or each of the `underlyings`, that has one: `all` is
+    one for all. Raises BadInput for a key that is none, is no number, or that no leaf depends on.
+    """
+    wanted = tuple(keys) or usual_keys(config)
+    if by != "all":
+        config = _by_class(config, underlyings, alone=by == "underlying")
+    words = sorted({config.classes.names.get(name, config.classes.default) for name in underlyings})
+    free: list[Free] = []
+    for key in wanted:
+        table, _, name = key.rpartition(".")
+        split = by != "all" and table in ("filter", "scenarios") and name in ClassParameters.model_fields
+        own = [f"{CLASSES}.{word}.{name}" for word in words] if split else [key]
+        free += [_free(config, each, key) for each in own]
+    names = [each.key for each in free]
+    space = Space(blocks_of([(each.low, each.high) for each in free], _together(names)))
+    inside = space.inside(np.array([each.value for each in free]))
+    settled = with_values(config, dict(zip(names, inside.tolist(), strict=True)))
+    model = load_model(settled)
+    return Tunable(settled, model, tuple(free), _places(settled, model, free, inside), space)
+
+
+def with_values(config: Config, values: dict[str, float]) -> Config:
+    """A configuration with the numbers of some keys changed."""
+    tables = config.model_dump(mode="json", exclude_defaults=True)
+    for key, value in values.items():
+        *path, name = key.split(".")
+        table = tables
+        for step in path:
+            table = table.setdefault(step, {})
+        table[name] = value
+    return parse_config(tables, "parameters")
+
+
+def _free(config: Config, key: str, pooled: str) -> Free:
+    """A key as a free number; raises BadInput for what is none."""
+    section: Any = config
+    *path, name = key.split(".")
+    try:
+        for step in path:
+            section = section[step] if isinstance(section, dict) else getattr(section, step)
+        value = section[name] if isinstance(section, dict) else getattr(section, name)
+    except (AttributeError, KeyError):
+        raise _refused(key, "is not a key of the configuration", "See `marginax init` for the keys") from None
+    if value is None and isinstance(section, ClassParameters):
+        value = _usual(config, name)
+    if not isinstance(value, float):
+        what = "is no number that could be moved a little"
+        if value is None:
+            what = "is switched off, and has no number to start from"
+        raise _refused(key, what, "Set it in the configuration, or leave it out of the free keys")
+    low, high = _bounds(type(section), name) if isinstance(section, BaseModel) else (-np.inf, np.inf)
+    return Free(key, float(value), low, high, pooled)
+
+
+def _usual(config: Config, name: str) -> Any:
+    """What a class without a number of its own has."""
+    home = next(section for section in (config.filter, config.scenarios) if name in type(section).model_fields)
+    return getattr(home, name)
+
+
+def _bounds(section: type[BaseModel], name: str) -> tuple[float, float]:
+    """The open interval that the schema allows."""
+    low, high = -np.inf, np.inf
+    for rule in section.model_fields[name].metadata:
+        if isinstance(rule, Ge | Gt):
+            low = float(rule.ge if isinstance(rule, Ge) else rule.gt)  # type: ignore[arg-type]
+        if isinstance(rule, Le | Lt):
+            high = float(rule.le if isinstance(rule, Le) else rule.lt)  # type: ignore[arg-type]
+    return low, high
+
+
+def _together(names: Sequence[str]) -> list[tuple[Kind, list[int]]]:
+    """Places of keys of one table that are constrained together."""
+    place = {name: k for k, name in enumerate(names)}
+    found: list[tuple[Kind, list[int]]] = []
+    for table in dict.fromkeys(name.rpartition(".")[0] for name in names):
+        for kind, keys in TOGETHER:
+            mine = [place[f"{table}.{key}"] for key in keys if f"{table}.{key}" in place]
+            if len(mine) == len(keys):
+                found.append((kind, mine))
+    return found
+
+
+def _by_class(config: Config, underlyings: Sequence[str], *, alone: bool) -> Config:
+    """The same configuration with a table for each class that the underlyings are in, or for each underlying."""
+    classes = config.classes
+    own = {name: classes.names.get(name, classes.default) for name in underlyings}
+    tables = config.model_dump(mode="json", exclude_defaults=True)
+    kept = {word: table.model_dump(exclude_none=True) for word, table in classes.parameters.items()}
+    if alone:
+        split = {name: kept.get(word, {}) for name, word in own.items()}
+        rest = {classes.default: kept[classes.default]} if classes.default in kept else {}
+        names = {name: name for name in underlyings}
+        names |= {name: word for name, word in classes.names.items() if name not in own and word in rest}
+        tables["classes"] = {"default": classes.default, "names": names, "parameters": {**rest, **split}}
+    else:
+        more: dict[str, Any] = {word: {} for word in set(own.values()) - set(kept)}
+        tables["classes"] = {"default": classes.default, "names": classes.names, "parameters": {**kept, **more}}
+    return parse_config(tables, "classes")
+
+
+def _places(config: Config, model: MarginModel, free: Sequence[Free], values: np.ndarray) -> tuple[Place, ...]:
+    """Where each free number is found among the leaves of the model: the entries that move with it and equal it."""
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+    found: dict[int, list[tuple[int, int]]] = {}
+    for number, (each, value) in enumerate(zip(free, values.tolist(), strict=True)):
+        moved = _moved(each, value)
+        changed = jax.tree.leaves(load_model(with_values(config, {each.key: moved})))
+        hits = 0
+        for leaf, (old, new) in enumerate(zip(before, map(np.asarray, changed), strict=True)):
+            for entry in np.flatnonzero(old.ravel() != new.ravel()).tolist():
+                if not np.allclose([old.ravel()[entry], new.ravel()[entry]], [value, moved], rtol=1e-9, atol=0):
+                    raise _refused(each.key, "enters the model otherwise than as it is", "Leave it out")
+                found.setdefault(leaf, []).append((entry, number))
+                hits += 1
+        if not hits:
+            what = "changes no number of the model that a gradient could follow"
+            raise _refused(each.key, what, "Leave it out of the free keys")
+    return tuple(
+        Place(leaf, np.array([entry for entry, _ in pairs]), np.array([number for _, number in pairs]))
+        for leaf, pairs in sorted(found.items())
+    )
+
+
+def _moved(each: Free, value: float) -> float:
+    """A value near by that is allowed too, whatever is constrained with it."""
+    step = INSIDE / 4 * max(abs(value), INSIDE)
+    return value - step if value - step > each.low else value + step
+
+
+def _refused(key: str, what: str, remedy: str) -> BadInput:
+    return BadInput([Problem("parameters", key, None, what, remedy)])

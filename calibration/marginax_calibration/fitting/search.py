@@ -1,0 +1,365 @@
+"""The search for the best free numbers: Adam on batches of days, or L-BFGS on all of them, from several starts at once.
+
+A search is resumed to the same result as one that was never stopped: batches hang on the seed and the number of the
+step alone, and all that a step needs is in the state. What is kept is the best that was seen on the stretches that are
+checked on; a start stops when nothing has improved there for some checks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float64
+
+from marginax_calibration.fitting.ground import Ground, Part
+from marginax_calibration.fitting.objective import (
+    Prior,
+    Reference,
+    Weights,
+    prior_slopes,
+    prior_terms,
+    table_slopes,
+    weighted,
+)
+
+# Steps of L-BFGS are halved so often before a start is given up as settled, and must fall by so much of the slope.
+HALVINGS, SUFFICIENT = 6, 1e-4
+# Length of the first step of L-BFGS in the free scale.
+FIRST = 0.3
+# A fall of the objective that is smaller than this is none: single precision, and margins that jump.
+LEAST_GAIN = 1e-4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search. `batch` is in stretches of bars (0: all, which L-BFGS always takes), `rate` in the free scale.
+
+    Raises ValueError for what is out of range.
+    """
+
+    method: str = "adam"
+    steps: int = 120
+    batch: int = 8
+    rate: float = 0.06
+    starts: int = 3
+    spread: float = 0.7
+    check_every: int = 10
+    patience: int = 4
+    softness: tuple[float, float] = (0.08, 0.01)
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if self.method not in ("adam", "lbfgs"):
+            raise ValueError(f"`{self.method}` is no method of search; say adam or lbfgs")
+        for name, least in (("steps", 1), ("starts", 1), ("check_every", 1), ("patience", 1), ("batch", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give {least} or more")
+
+
+class State(NamedTuple):
+    """Where a search stands after `step` steps; leaves by start."""
+
+    step: int
+    free: Float64[np.ndarray, "starts numbers"]
+    optimiser: Any
+    best: Float64[np.ndarray, "starts numbers"]
+    best_value: Float64[np.ndarray, " starts"]
+    best_step: Float64[np.ndarray, " starts"]
+    done: Bool[np.ndarray, " starts"]
+
+
+class NotFinite(Exception):
+    """The objective went to no number; `state` is that before."""
+
+    def __init__(self, message: str, state: State | None = None) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+Row = dict[str, Any]
+Report = Callable[[State, list[Row]], None]
+
+
+@dataclass
+class Search:
+    """One search over a ground; `fitted` and `checked` are its stretches."""
+
+    ground: Ground
+    fitted: Sequence[Part]
+    checked: Sequence[Part]
+    weights: Weights
+    settings: Settings
+    reference: Reference = field(init=False)
+    prior: Prior = field(init=False)
+
+    def __post_init__(self) -> None:
+        tunable = self.ground.tunable
+        pools = [each.pooled for each in tunable.free]
+        names = [name for name in dict.fromkeys(pools) if pools.count(name) > 1]
+        pool = tuple(names.index(name) if name in names else -1 for name in pools)
+        self.prior = Prior(pool, self.ground.count(self.fitted))
+        self.reference = self.ground.reference(self.fitted)
+        self._tail = tunable.model.settings.risk.tail
+        self._origin = tunable.space.free(tunable.start)
+        self._optimiser = optax.adam(optax.cosine_decay_schedule(self.settings.rate, self.settings.steps, 0.1))
+        self._memory = optax.scale_by_lbfgs(memory_size=10)
+
+    def begin(self, others: Sequence[np.ndarray] = ()) -> State:
+        """The first state: the configuration's numbers, `others`, and random ones around the former."""
+        settings, count = self.settings, len(self._origin)
+        rng = np.random.default_rng([settings.seed, 0])
+        near = [self._origin, *(self.ground.tunable.space.free(np.asarray(each, float)) for each in others)]
+        while len(near) < settings.starts:
+            near.append(self._origin + settings.spread * rng.standard_normal(count))
+        free = np.stack(near[: settings.starts])
+        starts = len(free)
+        infinite = np.full(starts, np.inf)
+        return State(0, free, self._empty(free), free.copy(), infinite, np.zeros(starts), np.zeros(starts, bool))
+
+    def run(self, state: State, report: Report | None = None) -> State:
+        """Search on from a state to the end; `report` is told the state and the path's new rows after each step.
+
+        Raises NotFinite where the objective is no number.
+        """
+        if state.step == 0:
+            state, row = self._check(state)
+            if report is not None:
+                report(state, row)
+        while state.step < self.settings.steps and not state.done.all():
+            state, rows = self._stepped(state)
+            if state.step % self.settings.check_every == 0 or state.step == self.settings.steps:
+                state, more = self._check(state)
+                rows += more
+            if report is not None:
+                report(state, rows)
+        return state
+
+    def value(
+        self, free: Float64[np.ndarray, "starts numbers"], parts: Sequence[Part], softness: float
+    ) -> tuple[Float64[np.ndarray, " starts"], Float64[np.ndarray, "starts numbers"], list[Row]]:
+        """The objective, its gradient and its terms on some stretches. Raises NotFinite through `_finite`."""
+        values, tables, pull = self._margins(free, parts)
+        rows = self.ground.rows(parts)
+        told, slopes = [], []
+        for start in range(len(free)):
+            mine = [table[start] for table in tables]
+            found, slope = table_slopes(mine, rows, self.reference, softness, weights=self.weights, tail=self._tail)
+            told.append({name: float(number) for name, number in found.items()})
+            slopes.append(slope)
+        ways = [np.stack([np.asarray(each[k]) for each in slopes]) for k in range(len(tables))]
+        gradient = self._through(free, pull(ways))
+        with jax.enable_x64(True):
+            for start, mine in enumerate(free):
+                found, slope = prior_slopes(mine, self._origin, prior=self.prior, weights=self.weights)
+                told[start] |= {name: float(number) for name, number in found.items()}
+                gradient[start] += np.asarray(slope)
+        totals = np.array([weighted(each, self.weights) for each in told])
+        self._finite(totals, gradient, values, tables, rows, parts, told)
+        return totals, gradient, told
+
+    def pieces(
+        self, free: Float64[np.ndarray, " numbers"], parts: Sequence[Part], softness: float
+    ) -> Float64[np.ndarray, "parts numbers"]:
+        """The gradient of the objective without its prior, taken apart by stretch: rows sum to it."""
+        _, tables, _ = self._margins(free[None], parts)
+        rows = self.ground.rows(parts)
+        mine = [table[0] for table in tables]
+        _, slopes = table_slopes(mine, rows, self.reference, softness, weights=self.weights, tail=self._tail)
+        groups = sorted({part.group for part in parts})
+        place = dict.fromkeys(groups, 0)
+        found = []
+        for part in parts:
+            k = groups.index(part.group)
+            chunk = len(mine[k]) // sum(each.group == part.group for each in parts)
+            own = np.asarray(slopes[k])[place[part.group] : place[part.group] + chunk]
+            place[part.group] += chunk
+            _, _, pull = self._margins(free[None], [part])
+            found.append(self._through(free[None], pull([own[None]]))[0])
+        return np.stack(found)
+
+    def judged(
+        self, free: Float64[np.ndarray, "starts numbers"], parts: Sequence[Part]
+    ) -> tuple[Float64[np.ndarray, " starts"], list[Row]]:
+        """The objective without its prior, breaches counted as they are."""
+        values, tables, _ = self._margins(free, parts)
+        rows = self.ground.rows(parts)
+        told = []
+        for start in range(len(free)):
+            mine = [table[start] for table in tables]
+            found, _ = table_slopes(mine, rows, self.reference, 0.0, weights=self.weights, tail=self._tail)
+            told.append({name: float(number) for name, number in found.items()})
+        totals = np.array([weighted(each, self.weights) for each in told])
+        self._finite(totals, None, values, tables, rows, parts, told)
+        return totals, told
+
+    def _margins(self, free: np.ndarray, parts: Sequence[Part]) -> tuple[np.ndarray, list[np.ndarray], Any]:
+        with jax.enable_x64(True):
+            values = np.asarray(self.ground.tunable.space.allowed(jnp.asarray(free)))
+        tables, pull = self.ground.margins(values, parts)
+        return values, tables, pull
+
+    def _through(self, free: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        ways = [self.ground.tunable.space.slopes(each) for each in free]
+        return np.stack([slope @ way for slope, way in zip(slopes, ways, strict=True)])
+
+    def _softness(self, step: int) -> float:
+        wide, narrow = self.settings.softness
+        return float(wide * (narrow / wide) ** min(1.0, step / max(1, self.settings.steps - 1)))
+
+    def _stepped(self, state: State) -> tuple[State, list[Row]]:
+        """One step of every start that is not done."""
+        at = np.flatnonzero(~state.done)
+        free = state.free[at]
+        softness = self._softness(state.step)
+        try:
+            if self.settings.method == "lbfgs":
+                moved, optimiser, told, settled = self._lbfgs(state, at, softness)
+            else:
+                parts = self._batch(state.step)
+                _, gradient, told = self.value(free, parts, softness)
+                moved, optimiser = self._adam(state, at, gradient)
+                settled = np.zeros(len(at), bool)
+        except NotFinite as error:
+            raise NotFinite(str(error), state) from None
+        numbers, done = state.free.copy(), state.done.copy()
+        numbers[at], done[at] = moved, settled
+        step = state.step + 1
+        rows = [
+            {"step": step, "start": int(start), "on": "fitted", "softness": softness, **each,
+             "objective": weighted(each, self.weights)}
+            for start, each in zip(at, told, strict=True)
+        ]  # fmt: skip
+        return state._replace(step=step, free=numbers, optimiser=optimiser, done=done), rows
+
+    def _batch(self, step: int) -> list[Part]:
+        if not self.settings.batch:
+            return list(self.fitted)
+        rng = np.random.default_rng([self.settings.seed, 1, step])
+        return self.ground.batch(self.fitted, self.settings.batch, rng)
+
+    def _empty(self, free: np.ndarray) -> Any:
+        with jax.enable_x64(True):
+            tool = self._memory if self.settings.method == "lbfgs" else self._optimiser
+            states = [tool.init(jnp.asarray(each)) for each in free]
+            return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
+
+    def _adam(self, state: State, at: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, Any]:
+        with jax.enable_x64(True):
+            mine = jax.tree.map(lambda leaf: jnp.asarray(leaf[at]), state.optimiser)
+            updates, after = jax.vmap(self._optimiser.update)(jnp.asarray(gradient), mine)
+            return state.free[at] + np.asarray(updates), self._put(state.optimiser, at, after)
+
+    def _lbfgs(self, state: State, at: np.ndarray, softness: float) -> tuple[np.ndarray, Any, list[Row], np.ndarray]:
+        """A step along the direction of L-BFGS, halved until the objective falls enough."""
+        free = state.free[at]
+        values, gradient, told = self.value(free, self.fitted, softness)
+        with jax.enable_x64(True):
+            mine = jax.tree.map(lambda leaf: jnp.asarray(leaf[at]), state.optimiser)
+            found, after = jax.vmap(self._memory.update)(jnp.asarray(gradient), mine, jnp.asarray(free))
+        direction = -np.asarray(found)
+        falls = np.sum(direction * gradient, axis=1)
+        uphill = falls >= 0
+        direction[uphill], falls[uphill] = -gradient[uphill], -np.sum(gradient[uphill] ** 2, axis=1)
+        # Without a memory the direction has no length of its own, and no step goes further than one.
+        longest = np.maximum(np.abs(direction).max(axis=1, keepdims=True), 1e-12)
+        length = np.minimum(1, 1 / longest) if state.step else FIRST / longest
+        direction, falls = direction * length, falls * length[:, 0]
+        moved, open_, size = free.copy(), np.ones(len(at), bool), 1.0
+        for _ in range(HALVINGS):
+            trial = free[open_] + size * direction[open_]
+            reached = self._soft_value(trial, softness)
+            enough = reached <= values[open_] + SUFFICIENT * size * falls[open_]
+            places = np.flatnonzero(open_)
+            moved[places[enough]] = trial[enough]
+            open_[places[enough]] = False
+            size /= 2
+            if not open_.any():
+                break
+        return moved, self._put(state.optimiser, at, after), told, open_
+
+    def _soft_value(self, free: np.ndarray, softness: float) -> np.ndarray:
+        """The objective on all that is fitted; infinite where it is no number, so that a search turns back."""
+        _, tables, _ = self._margins(free, self.fitted)
+        rows = self.ground.rows(self.fitted)
+        totals = []
+        for start, mine in enumerate(free):
+            margins = [table[start] for table in tables]
+            found, _ = table_slopes(margins, rows, self.reference, softness, weights=self.weights, tail=self._tail)
+            with jax.enable_x64(True):
+                priors = prior_terms(jnp.asarray(mine), self._origin, self.prior)
+            totals.append(weighted({name: float(each) for name, each in {**found, **priors}.items()}, self.weights))
+        return np.nan_to_num(np.array(totals), nan=np.inf)
+
+    @staticmethod
+    def _put(whole: Any, at: np.ndarray, part: Any) -> Any:
+        def one(leaf: np.ndarray, new: Any) -> np.ndarray:
+            changed = np.array(leaf)
+            changed[at] = np.asarray(new)
+            return changed
+
+        return jax.tree.map(one, whole, part)
+
+    def _check(self, state: State) -> tuple[State, list[Row]]:
+        """Judge every start that is not done on the stretches that are checked on."""
+        at = np.flatnonzero(~state.done)
+        if not len(at):
+            return state, []
+        try:
+            totals, told = self.judged(state.free[at], self.checked or self.fitted)
+        except NotFinite as error:
+            raise NotFinite(str(error), state) from None
+        best, value, when, done = state.best.copy(), state.best_value.copy(), state.best_step.copy(), state.done.copy()
+        better = at[totals < value[at] - LEAST_GAIN]
+        best[better], when[better] = state.free[better], state.step
+        value[better] = totals[np.isin(at, better)]
+        waited = (state.step - when[at]) >= self.settings.patience * self.settings.check_every
+        done[at] |= waited
+        rows = [
+            {"step": state.step, "start": int(start), "on": "checked", "softness": 0.0, **each,
+             "objective": float(total)}
+            for start, each, total in zip(at, told, totals, strict=True)
+        ]  # fmt: skip
+        return state._replace(best=best, best_value=value, best_step=when, done=done), rows
+
+    def _finite(
+        self,
+        totals: np.ndarray,
+        gradient: np.ndarray | None,
+        values: np.ndarray,
+        tables: Sequence[np.ndarray],
+        rows: Sequence[Any],
+        parts: Sequence[Part],
+        told: Sequence[Row],
+    ) -> None:
+        """Raise NotFinite that says which term, and on which day a margin is no number."""
+        if np.isfinite(totals).all() and (gradient is None or np.isfinite(gradient).all()):
+            return
+        bad = [name for each in told for name, number in each.items() if not np.isfinite(number)]
+        names = ", ".join(f"`{name}`" for name in dict.fromkeys(bad)) or "the gradient"
+        where = self._where(tables, rows, parts)
+        start = int(np.argmax(~np.isfinite(totals)))
+        numbers = ", ".join(
+            f"{each.key} = {value:.6g}" for each, value in zip(self.ground.tunable.free, values[start], strict=True)
+        )
+        raise NotFinite(f"{names} is no number{where}; at {numbers}")
+
+    def _where(self, tables: Sequence[np.ndarray], rows: Sequence[Any], parts: Sequence[Part]) -> str:
+        groups = sorted({part.group for part in parts})
+        for group, table, each in zip(groups, tables, rows, strict=True):
+            wrong = ~np.isfinite(table).all(axis=(0, 3)) & each.alive
+            shrunk = (table[..., 1] <= 0).any(axis=0) & each.alive
+            for what, found in (("a margin is none", wrong), ("an expected shortfall is not positive", shrunk)):
+                if found.any():
+                    row, portfolio = (int(k) for k in np.argwhere(found)[0])
+                    mine = [part.stretch for part in parts if part.group == group]
+                    calendar = self.ground.calendars[group]
+                    chunk = len(found) // len(mine)
+                    bar = mine[row // chunk].low + row % chunk
+                    day = np.datetime_as_string(calendar.times[min(bar + 1, len(calendar.times) - 1)], unit="D")
+                    name = self.ground.groups[group].portfolios[portfolio].name
+                    return f": on {day} {what} of '{name}'"
+        return ""

@@ -1,0 +1,107 @@
+"""Walking forward: fitted anew at each date on what was known by then, and margined with that until the next."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from marginax.config import Config
+from marginax.models import MarginModel
+from marginax.problems import BadInput, Problem
+from marginax_calibration.calendar_groups import CalendarGroup
+from marginax_calibration.fitting.fit import Fit, Report, fit
+from marginax_calibration.fitting.objective import Weights
+from marginax_calibration.fitting.search import Settings
+from marginax_calibration.replay import NothingReplayed, replay
+
+FITTED = "fitted"
+
+
+@dataclass(frozen=True)
+class Walk:
+    """`daily` as `replay` gives it, of the model `fitted`, out of sample; and the fits, by the date they hold from."""
+
+    daily: pl.DataFrame
+    fits: dict[np.datetime64, Fit]
+
+
+def walk_forward(
+    model: str | Config,
+    groups: Sequence[CalendarGroup],
+    dates: Sequence[np.datetime64],
+    *,
+    last_time: np.datetime64 | None = None,
+    objective: Weights | None = None,
+    settings: Settings | None = None,
+    purge_days: int = 1,
+    name: str = FITTED,
+    report: Callable[[np.datetime64, Any, Any], None] | None = None,
+    **options: Any,
+) -> Walk:
+    """Fit at each date, and margin from it to the next (the last to `last_time`) with what was fitted.
+
+    A fit looks at losses up to `purge_days` before its date: the horizon of a margin, and what embargo one likes. It
+    starts from the configuration, and from the fit before it. Raises BadInput for dates that do not rise or with no
+    history before the first.
+    """
+    if not dates or any(later <= sooner for sooner, later in pairwise(dates)):
+        raise BadInput([Problem("dates", None, None, "do not rise", "Give each date of a refit once, in order")])
+    fits: dict[np.datetime64, Fit] = {}
+    tables: list[pl.DataFrame] = []
+    ends = [*(date - np.timedelta64(1, "us") for date in dates[1:]), last_time]
+    others: list[Sequence[float]] = []
+    for date, end in zip(dates, ends, strict=True):
+        # Times of losses: the last that a fit knows is that of the purge.
+        known = date - np.timedelta64(purge_days, "D")
+
+        def told(state: Any, rows: Any, date: np.datetime64 = date) -> None:
+            if report is not None:
+                report(date, state, rows)
+
+        tell: Report = told
+        found = fit(
+            model,
+            groups,
+            objective=objective,
+            last_time=known,
+            settings=settings,
+            others=others,
+            report=tell,
+            **options,
+        )
+        fits[date], others = found, [found.values.tolist()]
+        tables += margined(name, found.model, groups, date, end, found.settings.seed)
+    if not tables:
+        raise BadInput([Problem("dates", None, None, "have no loss after them", "Give earlier dates")])
+    return Walk(pl.concat(tables).sort("date", "portfolio", "model"), fits)
+
+
+def margined(
+    name: str,
+    model: MarginModel,
+    groups: Sequence[CalendarGroup],
+    first: np.datetime64,
+    last: np.datetime64 | None,
+    seed: int,
+) -> list[pl.DataFrame]:
+    """The daily tables of a model on the losses between two times; calendars without any have none."""
+    tables = []
+    for group in groups:
+        try:
+            played = replay({name: model}, group.panel, group.portfolios, seed=seed, first_time=first, last_time=last)
+        except NothingReplayed:
+            continue
+        tables.append(played.daily)
+    return tables
+
+
+def yearly(first: np.datetime64, last: np.datetime64, years: int) -> list[np.datetime64]:
+    """The same day of the year, every so many years, from the first date on."""
+    start = first.astype("datetime64[D]")
+    month = start.astype("datetime64[M]")
+    day = start - month.astype("datetime64[D]")
+    dates = [(month + np.timedelta64(12 * years * k, "M")).astype("datetime64[D]") + day for k in range(200)]
+    return [date.astype("datetime64[us]") for date in dates if date < last]

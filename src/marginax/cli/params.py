@@ -1,0 +1,147 @@
+"""`marginax params`: what a parameter file changes for a book, and who approved of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from marginax.problems import BadInput, Problem
+
+if TYPE_CHECKING:
+    from marginax.config import Config
+    from marginax.parameter_diff import ParameterDiff
+
+MOST_CHANGED = 10
+SHOWN = ("equity", "initial_margin", "initial_margin_after", "initial_change", "call", "call_after")
+
+
+def diff(
+    before: Annotated[str, typer.Argument(help="parameter file, preset or TOML file that is run now", metavar="A")],
+    after: Annotated[str, typer.Argument(help="the same that may be run", metavar="B")],
+    instruments: Annotated[Path, typer.Option(help="what can be held", metavar="FILE")],
+    positions: Annotated[Path, typer.Option(help="who holds what, in signed contracts", metavar="FILE")],
+    balances: Annotated[Path, typer.Option(help="collateral by account and asset", metavar="FILE")],
+    quotes: Annotated[Path, typer.Option(help="mark prices", metavar="FILE")],
+    underlyings: Annotated[Path, typer.Option(help="index prices", metavar="FILE")],
+    history: Annotated[list[Path], typer.Option(help="past prices; several files may follow", metavar="FILE")],
+    forwards: Annotated[Path | None, typer.Option(help="forward prices of expiries of options", metavar="FILE")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="configuration that both are put over; default: the model's preset")
+    ] = None,
+    as_of: Annotated[str | None, typer.Option(help="UTC time of the margin; default: the latest quote")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw")] = None,
+    out: Annotated[Path | None, typer.Option(help="where the table by account goes (Parquet)", metavar="FILE")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the totals as JSON")] = False,
+) -> int:
+    """Tell what another set of parameters would change for a book."""
+    from marginax.book import read_book
+    from marginax.market import read_market, utc_time
+    from marginax.parameter_diff import parameter_diff
+    from marginax.tables.results import write_files
+
+    first, second = (_configuration(each, config) for each in (before, after))
+    held = read_book(instruments=instruments, positions=positions, balances=balances)
+    time = utc_time(as_of) if as_of else first.run.as_of
+    prices = read_market(
+        quotes=quotes,
+        underlyings=underlyings,
+        history=history,
+        forwards=forwards,
+        as_of=time,
+        currency=first.run.currency,
+    )
+    found = parameter_diff(held, prices, first, second, seed=seed)
+    if out is not None:
+        write_files({out: found.accounts.write_parquet})
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps(found.totals, indent=2))
+    else:
+        _print(found, first, second)
+    if out is not None:
+        typer.echo(f"Wrote {out}", err=json)
+    return 0
+
+
+def approve(
+    file: Annotated[Path, typer.Argument(help="parameter file", metavar="FILE")],
+    note: Annotated[str, typer.Option(help="what was looked at, and why it is good enough")],
+    by: Annotated[str, typer.Option(help="who approves")],
+) -> int:
+    """Write an approval into a parameter file."""
+    import json
+    from datetime import UTC, datetime
+
+    from marginax.parameter_file import read_document
+    from marginax.tables.results import write_files
+
+    document = read_document(file)
+    for flag, words in (("--note", note), ("--by", by)):
+        if not words.strip():
+            raise BadInput([Problem(flag, None, None, "is empty", "Say who approves, and of what")])
+    document["approval"] = {"note": note.strip(), "by": by.strip(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    text = json.dumps(document, indent=1) + "\n"
+    write_files({file: lambda path: path.write_text(text, encoding="utf-8")})
+    typer.echo(f"Wrote {file}: approved by {by.strip()}")
+    return 0
+
+
+def _configuration(name: str, config: Path | None) -> "Config":
+    """What a parameter file, a preset or a TOML file stands for."""
+    from marginax.config import load_config
+    from marginax.models.load import model_config
+    from marginax.parameter_file import read_document, settings_over
+
+    if not name.endswith(".json"):
+        return model_config(name)
+    document = read_document(Path(name))
+    base = model_config(document["model"]) if config is None else load_config(config)
+    return settings_over(base, document["settings"], name)
+
+
+def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from marginax.parameter_file import settings_between
+
+    console = Console(width=None if Console().is_terminal else 140)
+    changed = settings_between(before, after)
+    numbers = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("key", "before", "after"):
+        numbers.add_column(title)
+    for key, value in _flat(changed):
+        numbers.add_row(key, str(_at(before, key)), str(value))
+    console.print(numbers)
+    totals = found.totals
+    relative = totals["initial_margin_after"] / totals["initial_margin"] - 1 if totals["initial_margin"] else 0.0
+    sums = f"{totals['initial_margin']:,.0f} becomes {totals['initial_margin_after']:,.0f} ({relative:+.1%})"
+    more = f"{totals['asked']:,.0f} more of {totals['more']:,} accounts"
+    console.print(f"\nInitial margin {sums}: {more}, {totals['freed']:,.0f} less of {totals['less']:,}")
+    console.print(f"{totals['newly_called']:,} accounts would be called, {totals['no_longer_called']:,} no longer\n")
+    most = found.accounts.drop_nulls("initial_change").sort("initial_change", descending=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("account", "equity", "initial before", "after", "change", "call before", "after"):
+        table.add_column(title, justify="left" if title == "account" else "right")
+    for row in most.head(MOST_CHANGED).iter_rows(named=True):
+        cells = (
+            row[k] for k in ("equity", "initial_margin", "initial_margin_after", "initial_change", "call", "call_after")
+        )
+        table.add_row(row["account_id"], *(f"{cell:,.0f}" for cell in cells))
+    console.print("Who would owe most more:")
+    console.print(table)
+
+
+def _flat(values: dict[str, Any], head: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        found += _flat(value, f"{head}{key}.") if isinstance(value, dict) else [(head + key, value)]
+    return [(key, value) for key, value in found if value is not None]
+
+
+def _at(config: "Config", key: str) -> Any:
+    table: Any = config.model_dump(mode="json")
+    for part in key.split("."):
+        table = table.get(part, "-") if isinstance(table, dict) else "-"
+    return table

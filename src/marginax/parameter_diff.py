@@ -1,0 +1,73 @@
+"""What another set of parameters would change for a book, before anyone adopts it.
+
+The same book and market are margined twice; differences are by account, in account currency, positive where the second
+asks for more.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from marginax.book import Book
+from marginax.config import Config
+from marginax.engine import Result, margin_book
+from marginax.market import Market
+
+KEY = "account_id"
+
+
+@dataclass(frozen=True)
+class ParameterDiff:
+    """`accounts` has a row for each account; `totals` what it comes to; the two results for all else.
+
+    Columns: account_id, then of each run (the second `_after`) status, equity, initial_margin, maintenance_margin and
+    call, and the changes of both margins. `totals`: how many accounts owe more, less and the same, who is newly called
+    and who no longer, the sums of initial margin, and what is asked for and freed.
+    """
+
+    accounts: pl.DataFrame
+    totals: dict[str, Any]
+    before: Result
+    after: Result
+
+
+def parameter_diff(
+    book: Book, market: Market, before: Config, after: Config, *, seed: int | None = None
+) -> ParameterDiff:
+    """Margin a book under two configurations, and tell the difference. Raises BadInput as `margin_book` does.
+
+    Accounts without a margin under either have nulls, and count in neither total.
+    """
+    first, second = (margin_book(book, market, each, seed=seed, on_error="quarantine") for each in (before, after))
+    wanted = ["status", "equity", "initial_margin", "maintenance_margin", "call"]
+    one = first.margins.select(KEY, *wanted)
+    other = second.margins.select(KEY, *(pl.col(name).alias(f"{name}_after") for name in wanted))
+    accounts = (
+        one.join(other, on=KEY, how="full", coalesce=True)
+        .sort(KEY)
+        .with_columns(
+            initial_change=pl.col("initial_margin_after") - pl.col("initial_margin"),
+            maintenance_change=pl.col("maintenance_margin_after") - pl.col("maintenance_margin"),
+        )
+    )
+    return ParameterDiff(accounts, _totals(accounts), first, second)
+
+
+def _totals(accounts: pl.DataFrame) -> dict[str, Any]:
+    known = accounts.filter(pl.col("initial_margin").is_not_null() & pl.col("initial_margin_after").is_not_null())
+    change = known["initial_change"]
+    called, before = known["call_after"] > 0, known["call"] > 0
+    return {
+        "accounts": accounts.height,
+        "compared": known.height,
+        "more": int((change > 0).sum()),
+        "less": int((change < 0).sum()),
+        "same": int((change == 0).sum()),
+        "newly_called": int((called & ~before).sum()),
+        "no_longer_called": int((before & ~called).sum()),
+        "initial_margin": float(known["initial_margin"].sum()),
+        "initial_margin_after": float(known["initial_margin_after"].sum()),
+        "asked": float(change.filter(change > 0).sum()),
+        "freed": float(-change.filter(change < 0).sum()),
+    }

@@ -1,0 +1,167 @@
+"""`marginax calibrate` as a user meets it: history in; a parameter file out that backtests and margins take."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from calibration._histories import DAYS, held, prices, table
+from marginax.cli.app import Exit, run
+
+UNTIL = f"{DAYS[535]:%Y-%m-%d}"
+KEYS = "filter.fast_share,scenarios.volatility_floor"
+MODEL = """
+model = "dynamic"
+[scenarios]
+window = 260
+[stress_period]
+weight = 0.3
+bars = 60
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    table(prices()).write_csv(folder / "history.csv")
+    legs = [(each.name, each.kind, leg.underlying, leg.weight) for each in held().values() for leg in each.legs]
+    rows = pl.DataFrame(legs, schema=["portfolio", "kind", "underlying", "weight"], orient="row")
+    rows.write_csv(folder / "portfolios.csv")
+    (folder / "mine.toml").write_text(MODEL)
+    return folder
+
+
+def words(inputs: Path, out: Path, *more: str, steps: int = 4) -> list[str]:
+    files = ["--history", str(inputs / "history.csv"), "--portfolios", str(inputs / "portfolios.csv")]
+    search = ["--free", KEYS, "--steps", str(steps), "--starts", "2", "--batch", "1", "--check", "0.25"]
+    model = ["--model", str(inputs / "mine.toml")]
+    return ["calibrate", *files, *model, "--until", UNTIL, "--out", str(out), *search, *more]
+
+
+def without_date(path: Path) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "date"}
+
+
+@pytest.fixture(scope="module")
+def fitted(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fitted")
+    assert run(words(inputs, folder / "fit.json", "--dir", str(folder / "dir"))) == Exit.SUCCESS
+    return folder
+
+
+def test_the_file_says_what_was_fitted_on_what_for_what_and_by_whom_it_is_approved(fitted: Path) -> None:
+    document = json.loads((fitted / "fit.json").read_text())
+    assert document["format"] == "marginax.parameters/1"
+    assert document["model"] == "mine"
+    assert [each["key"] for each in document["numbers"]] == KEYS.split(",")
+    for each in document["numbers"]:
+        section, key = each["key"].split(".")
+        assert document["settings"][section][key] == each["value"]
+        assert each["bounds"][0] < each["value"] < each["bounds"][1]
+    assert document["data"]["checked"]["last"] <= UNTIL
+    assert len(next(iter(document["data"]["inputs"].values()))) == 64
+    assert set(document["objective"]["weights"]) >= {"fz0", "coverage", "cost", "procyclicality", "uncovered"}
+    assert len(document["diagnostics"]["starts"]) == 2
+    assert document["approval"] is None
+
+
+def test_the_folder_has_the_fit_its_path_and_a_manifest(fitted: Path) -> None:
+    folder = fitted / "dir"
+    assert {"fit.json", "path.parquet", "manifest.json"} <= {path.name for path in folder.iterdir()}
+    assert (folder / "fit.json").read_text() == (fitted / "fit.json").read_text()
+    path = pl.read_parquet(folder / "path.parquet")
+    assert path.filter(pl.col("on") == "fitted")["step"].max() == 4
+    assert {"fz0", "coverage", "cost", "uncovered", "procyclicality", "objective"} <= set(path.columns)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["numbers"] == KEYS.split(",")
+    assert set(manifest["outputs"]) == {"fit.json", "path.parquet"}
+
+
+def test_a_backtest_takes_the_file(inputs: Path, fitted: Path, tmp_path: Path) -> None:
+    files = ["--history", str(inputs / "history.csv"), "--portfolios", str(inputs / "portfolios.csv")]
+    wanted = [
+        "--models",
+        f"hs,{inputs / 'mine.toml'}",
+        "--params",
+        str(fitted / "fit.json"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    few = ["--from", f"{DAYS[536]:%Y-%m-%d}", "--to", f"{DAYS[539]:%Y-%m-%d}"]
+    assert run(["backtest", *files, *wanted, *few]) == Exit.SUCCESS
+    manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    numbers = {each["key"]: each["value"] for each in json.loads((fitted / "fit.json").read_text())["numbers"]}
+    assert manifest["configuration"]["mine"]["filter"]["fast_share"] == numbers["filter.fast_share"]
+
+
+def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
+    inputs: Path, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from marginax_calibration.fitting import fit_file
+
+    usual, kept = fit_file.write_state, []
+
+    def once(*given: Any) -> None:
+        usual(*given)
+        kept.append(given[1].step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_file, "write_state", once)
+    asked = words(inputs, tmp_path / "fit.json", "--dir", str(tmp_path / "dir"))
+    assert run(asked) == Exit.INTERRUPTED
+    assert kept == [0]
+    assert not (tmp_path / "fit.json").exists()
+    assert not (tmp_path / "dir" / "fit.json").exists()
+    monkeypatch.setattr(fit_file, "write_state", usual)
+    assert run([*asked, "--resume"]) == Exit.SUCCESS
+    assert without_date(tmp_path / "fit.json") == without_date(fitted / "fit.json")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--resume"], "needs a folder"),
+        (["--free", "filter.speed"], "is not a key"),
+        (["--free", "scenarios.window"], "is no number"),
+        (["--weights", "speed=1"], "is no term"),
+        (["--weights", "cost=-1"], "not negative"),
+        (["--until", "2020-01-01"], "begins on 2021-01-01"),
+        (["--until", "yesterday"], "yesterday"),
+        (["--until", f"{DAYS[300]:%Y-%m-%d}"], "to fit on"),
+        (["--model", "garch"], "likelihood of its own"),
+        (["--model", "nothing"], "is no margin model"),
+    ],
+)
+def test_bad_input_stops_at_the_door(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    extra = ["--free", "risk.maintenance_ratio"] if "garch" in more else []
+    assert run([*words(inputs, tmp_path / "fit.json"), *more, *extra]) == Exit.BAD_INPUT
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "fit.json").exists()
+
+
+def test_a_folder_of_another_search_is_not_gone_on_with(
+    inputs: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = words(inputs, tmp_path / "fit.json", "--dir", str(fitted / "dir"), "--resume", "--seed", "8")
+    assert run(other) == Exit.BAD_INPUT
+    assert "other data, with other settings or of another model" in capsys.readouterr().err
+
+
+def test_a_file_of_another_model_is_refused(inputs: Path, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--history", str(inputs / "history.csv"), "--portfolios", str(inputs / "portfolios.csv")]
+    assert run(["backtest", *files, "--models", "hs,fhs", "--params", str(fitted / "fit.json")]) == Exit.BAD_INPUT
+    assert "holds parameters of `mine`" in capsys.readouterr().err
+
+
+def test_help_comes_without_the_heavy_imports() -> None:
+    script = "import sys; from marginax.cli.app import run; run(['calibrate', '--help']); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=True)
+    assert "parameter file" in done.stdout
+    assert done.stdout.rstrip().endswith("False")

@@ -1,0 +1,144 @@
+"""The search: the same for a seed, resumed to the same result, stopped by name where it has no number."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calibration._fits import config, ground
+from marginax.problems import BadInput
+from marginax_calibration.fitting.ground import Ground
+from marginax_calibration.fitting.objective import Weights
+from marginax_calibration.fitting.parameters import tunable
+from marginax_calibration.fitting.search import NotFinite, Search, Settings, State
+
+KEYS = ("filter.fast_share", "scenarios.volatility_floor")
+
+
+@cache
+def world() -> Ground:
+    return ground(tunable(config(), KEYS))
+
+
+def search(**settings: Any) -> Search:
+    here = world()
+    parts = here.parts()
+    usual = {"steps": 6, "starts": 2, "batch": 2, "check_every": 2, "rate": 0.1}
+    return Search(here, parts[:3], parts[3:], Weights(), Settings(**{**usual, **settings}))
+
+
+@cache
+def ended() -> tuple[State, tuple[dict[str, Any], ...]]:
+    rows: list[dict[str, Any]] = []
+    here = search()
+    return here.run(here.begin(), lambda _, more: rows.extend(more)), tuple(rows)
+
+
+def test_a_search_tells_every_term_of_every_step_and_keeps_the_best_that_was_checked() -> None:
+    end, rows = ended()
+    assert {row["on"] for row in rows} == {"fitted", "checked"}
+    assert [row["step"] for row in rows if row["on"] == "fitted" and row["start"] == 0] == [1, 2, 3, 4, 5, 6]
+    for start in range(2):
+        checked = {row["step"]: row["objective"] for row in rows if row["on"] == "checked" and row["start"] == start}
+        assert end.best_value[start] == pytest.approx(min(checked.values()), abs=2e-4)
+        assert checked[int(end.best_step[start])] == end.best_value[start]
+    for row in rows:
+        wanted = sum(getattr(Weights(), name) * row[name] for name in row if hasattr(Weights(), name))
+        assert row["objective"] == pytest.approx(wanted)
+
+
+def test_a_search_that_was_stopped_goes_on_to_the_same_result() -> None:
+    here, kept = search(), []
+
+    class Stop(Exception):
+        pass
+
+    def stopping(state: State, _: Any) -> None:
+        kept.append(state)
+        if state.step == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        here.run(here.begin(), stopping)
+    end = here.run(kept[-1])
+    for found, wanted in zip(end, ended()[0], strict=True):
+        np.testing.assert_equal(found, wanted)
+
+
+def test_another_seed_searches_otherwise() -> None:
+    here = search(seed=8)
+    assert not np.array_equal(here.begin().free[1], search().begin().free[1])
+
+
+def test_l_bfgs_only_goes_down() -> None:
+    rows: list[dict[str, Any]] = []
+    here = search(method="lbfgs", starts=1, steps=3, softness=(0.02, 0.02))
+    here.run(here.begin(), lambda _, more: rows.extend(more))
+    fitted = [row["objective"] for row in rows if row["on"] == "fitted"]
+    assert len(fitted) > 1
+    assert fitted == sorted(fitted, reverse=True)
+
+
+def test_a_start_without_improvement_stops_early() -> None:
+    here = search(steps=40, patience=1, rate=1e-4, starts=1)
+    assert here.run(here.begin()).step < 40
+
+
+def test_the_gradient_of_the_whole_objective_is_a_finite_difference() -> None:
+    """Through the bijectors, margins, terms and prior, in float64 and with soft breaches."""
+    here = ground(tunable(config(), KEYS), last=330, double=True)
+    parts = here.parts()[:1]
+    one = Search(here, parts, [], Weights(coverage=0.5), Settings(softness=(0.2, 0.2)))
+    free = one.begin().free[:1] + 0.1
+    _, gradient, _ = one.value(free, parts, 0.2)
+    for k in range(len(KEYS)):
+        step = np.zeros_like(free)
+        step[0, k] = 1e-5
+        ends = [one.value(free + sign * step, parts, 0.2)[0][0] for sign in (1, -1)]
+        # The objective itself is summed in float64 from terms that are float32 outside of a margin's precision.
+        assert gradient[0, k] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=0.02, abs=1e-3)
+
+
+def test_an_objective_that_is_no_number_says_which_term_and_which_day() -> None:
+    here = search()
+    played = world().calendars[0].replay
+    usual = played.margins
+
+    def broken(values: Any, stretches: Any) -> Any:
+        tables, pull = usual(values, stretches)
+        tables[:, 17, 0, 2] = np.nan
+        return tables, pull
+
+    played.margins = broken  # type: ignore[method-assign]
+    try:
+        with pytest.raises(
+            NotFinite, match=r"`cost`.* is no number: on 20\d\d-\d\d-\d\d a margin is none of 'long AAA'"
+        ):
+            here.run(here.begin())
+    finally:
+        played.margins = usual  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"method": "newton"}, "no method"), ({"steps": 0}, "`steps` is 0"), ({"starts": 0}, "starts")],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Settings(**settings)
+
+
+def test_windows_that_do_not_fit_the_history_are_refused() -> None:
+    here = world()
+    with pytest.raises(BadInput, match="stretches of 64 to fit on"):
+        here.split(0.5)
+    with pytest.raises(BadInput, match="no portfolio has a bar to fit on"):
+        ground(tunable(config(), KEYS), last=200)
+
+
+def test_what_is_fitted_ends_before_what_is_checked_begins() -> None:
+    parts = world().parts()
+    assert len(parts) == 5
+    fitted, checked = parts[:4], parts[4:]
+    assert world().end(fitted[-1]) <= world().time(checked[0])
