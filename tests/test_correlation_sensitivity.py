@@ -62,7 +62,7 @@ def margin_at(name: str, account: str, pair: tuple[str, str], step: float) -> fl
         return float(sum(part[0] for part in parts))
 
 
-@pytest.mark.parametrize("name", ["historical", "of the window", "dynamic"])
+@pytest.mark.parametrize("name", ["historical", pytest.param("of the window", marks=pytest.mark.long), "dynamic"])
 def test_the_slope_is_that_of_margins_at_moved_correlations(name: str) -> None:
     found = mx.correlation_sensitivity(*world(), configured(name), accounts=["mixed"])
     for pair in (("ETH", "OIL"), ("DOGE", "ETH")):

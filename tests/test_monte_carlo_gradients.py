@@ -103,7 +103,7 @@ def with_rotation_held(marginals: str) -> Any:
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
-@pytest.mark.parametrize("marginals", ["t", "empirical"])
+@pytest.mark.parametrize("marginals", ["t", pytest.param("empirical", marks=pytest.mark.long)])
 def test_total_shortfall_has_the_slope_of_its_finite_difference(double: None, marginals: str, leaf: str) -> None:
     numbers, place = now(marginals), LEAVES.index(leaf)
     slope = float(slopes(marginals)(jnp.asarray(numbers), subject(marginals)[3])[place])

@@ -46,7 +46,8 @@ def fitted(seed: int, *, alpha: float, beta: float, others: Any = (), steps: int
         scenarios={"window": 400, "least_bars": 100, "volatility_floor": 0.0, "denominator_floor": 0.0},
         filter={"kind": "garch", "alpha": alpha, "beta": beta},
     ).settings
-    search = Settings(method="lbfgs", steps=steps, starts=1 + len(others), check_every=4, softness=(0.02, 0.02), seed=seed)
+    starts = 1 + len(others)
+    search = Settings("lbfgs", steps, starts=starts, check_every=4, softness=(0.02, 0.02), seed=seed)
     return fit(
         config, [market(seed)], objective=SCORE, settings=search, keys=KEYS, check_share=0.0, others=others,
         streams=1, **options,

@@ -94,11 +94,7 @@ def test_the_right_model_scores_better_than_one_that_charges_too_little_or_too_m
 @pytest.mark.parametrize(
     ("days", "freedom", "clustered"), [(500, np.inf, False), (1_000, 5.0, True), (2_000, 5.0, True)]
 )
-def test_sizes_over_a_thousand_simulations(
-    days: int, freedom: float, clustered: bool, request: pytest.FixtureRequest
-) -> None:
-    if "long" not in request.config.getoption("markexpr"):
-        pytest.skip("takes minutes; run with `pytest -m long`")
+def test_sizes_over_a_thousand_simulations(days: int, freedom: float, clustered: bool) -> None:
     rng = np.random.default_rng(25)
     kinds = weights()[1]
     right, single, equal = [], [], []

@@ -25,7 +25,10 @@ def drawn(rng: np.random.Generator, freedom: float) -> np.ndarray:
     return rng.standard_normal(DAYS) if np.isinf(freedom) else rng.standard_t(freedom, DAYS)
 
 
-@pytest.mark.parametrize("freedom", [3.0, 5.0, np.inf])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize("freedom", [pytest.param(3.0, marks=LONG), 5.0, pytest.param(np.inf, marks=LONG)])
 def test_tests_of_shortfall_have_their_size_under_any_law(freedom: float) -> None:
     rng = np.random.default_rng(5)
     var, shortfall = (np.full(DAYS, each) for each in forecast(freedom))

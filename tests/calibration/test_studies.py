@@ -92,6 +92,8 @@ def test_impulse_draws_its_paths(tmp_path: Path) -> None:
         (["baselines", "--data", "{here}", "--only", "moon"], "'moon' is no history"),
         (["baselines", "--data", "{here}", "--only", "seven coins"], "panel_close_stitched.parquet"),
         (["forecasts", "--data", "{here}"], "panel_close_stitched.parquet"),
+        (["calibration", "--data", "{here}"], "panel_close_stitched.parquet"),
+        (["calibration", "--data", "{here}", "--only", "seven coins"], "'seven coins' is no history"),
     ],
 )
 def test_a_study_without_its_data_says_what_lacks(

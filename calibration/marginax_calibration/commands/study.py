@@ -12,11 +12,11 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines", "dynamic", "forecasts")
+NAMES = ("baselines", "dynamic", "forecasts", "calibration")
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="the study: baselines, dynamic or forecasts", metavar="STUDY")],
+    name: Annotated[str, typer.Argument(help="baselines, dynamic, forecasts or calibration", metavar="STUDY")],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -36,17 +36,20 @@ def command(
     folder = data or Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
     if not folder.is_dir():
         raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
-    from marginax_calibration.studies import baselines
+    from marginax_calibration.studies import baselines, calibration
 
     check_outputs([], out)
-    wanted = names_in(only) or list(baselines.STUDIES)
-    unknown = [each for each in wanted if each not in baselines.STUDIES]
+    there = list(calibration.PLANS if name == "calibration" else baselines.STUDIES)
+    wanted = names_in(only) or there
+    unknown = [each for each in wanted if each not in there]
     if unknown:
-        remedy = f"Name some of: {', '.join(baselines.STUDIES)}"
+        remedy = f"Name some of: {', '.join(there)}"
         raise BadInput([Problem("--only", None, None, f"'{unknown[0]}' is no history of this study", remedy)])
     out.mkdir(parents=True, exist_ok=True)
     if name == "forecasts":
         _forecasts(folder, out, seed)
+    elif name == "calibration":
+        _calibration(folder, out, wanted)
     elif name == "dynamic":
         _dynamic(folder, out, wanted)
     else:
@@ -128,6 +131,57 @@ def _forecasts(folder: Path, out: Path, seed: int) -> None:
     _, text = _with_bar("dynamic", partial(dynamic.run, "seven coins", chosen, folder))
     write_files({out / "forecasts_dynamic.md": _text(text)})
     typer.echo(f"Wrote {out / 'forecasts_dynamic.md'}")
+
+
+def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
+    import json
+
+    from marginax.tables.results import write_files
+    from marginax_calibration.fitting.fit_file import document
+    from marginax_calibration.studies import calibration
+
+    drawn = pictures()
+    for name in plans:
+        plan = calibration.PLANS[name]
+        walk = _with_search(name, partial(calibration.walk, plan, folder))
+        stem = f"calibration_{name.replace(' ', '_')}"
+        files: dict[Path, Callable[[Path], object]] = {
+            out / f"{stem}.parquet": walk.daily.write_parquet,
+            out / f"{stem}_numbers.md": _text(calibration.numbers(walk) + "\n"),
+            out / f"{stem}_numbers.png": partial(drawn.numbers_through_time, calibration.through_time(walk)),
+        }
+        for history in plan.judged:
+            rivals = _with_bar(history, partial(calibration.rivals, history, folder))
+            mine = walk.daily if history == plan.history else calibration.elsewhere(walk, history, folder)
+            judgement = calibration.verdict(rivals, mine)
+            place = out / f"calibration_{history.replace(' ', '_')}.md"
+            files[place] = _text(f"{calibration.table(judgement)}\n\n{calibration.targets(judgement)}\n")
+            if history == calibration.HOME:
+                points = calibration.frontier(walk, folder)
+                files[out / "calibration_frontier.png"] = partial(drawn.frontier, points, calibration.shown(judgement))
+                files[out / "calibration_frontier.md"] = _text(calibration.frontier_table(points) + "\n")
+        write_files(files)
+        typer.echo(f"Wrote {out / stem}.parquet")
+        if plan.history == calibration.HOME:
+            found = _with_search("defaults", partial(calibration.defaults, folder))
+            text = json.dumps(document(found), indent=1, allow_nan=False) + "\n"
+            write_files({out / "dynamic.json": _text(text)})
+            typer.echo(f"Wrote {out / 'dynamic.json'}")
+
+
+def _with_search(title: str, work: Callable[..., Any]) -> Any:
+    """Work that tells the date of each fit and where its search stands, under a progress bar."""
+    from marginax.cli.progress import progress_bar
+
+    with progress_bar(title) as bar:
+        seen: list[Any] = []
+
+        def told(date: Any, state: Any, _: Any) -> None:
+            if date not in seen:
+                seen.append(date)
+            bar(state.step, 0)
+
+        return work(report=told)
 
 
 def _with_bar(title: str, work: Callable[..., Any]) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from marginax.config import Config
 from marginax.parameter_file import FORMAT, settings_between
 from marginax.problems import BadInput, Problem
 from marginax.tables.results import whole_files
@@ -45,7 +46,7 @@ def document(found: Fit) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": found.name,
-        "settings": settings_between(found.base, config),
+        "settings": _settings(found, config),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "approval": None,
         "numbers": numbers,
@@ -72,6 +73,15 @@ def document(found: Fit) -> dict[str, Any]:
             "versions": {name: version(name) for name in ("marginax", "jax", "optax", "numpy")},
         },
     }
+
+
+def _settings(found: Fit, config: Config) -> dict[str, Any]:
+    """What differs from the model's own configuration, and every fitted number whether it moved or not."""
+    settings, tables = settings_between(found.base, config), config.model_dump(mode="json")
+    for each in found.tunable.free:
+        section, key = each.key.split(".")[:2]
+        settings.setdefault(section, {})[key] = tables[section][key]
+    return settings
 
 
 def stamp_of(search_inputs: Mapping[str, Any]) -> str:

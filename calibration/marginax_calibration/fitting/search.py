@@ -109,10 +109,14 @@ class Search:
         self._memory = optax.scale_by_lbfgs(memory_size=10)
 
     def begin(self, others: Sequence[np.ndarray] = ()) -> State:
-        """The first state: the configuration's numbers, `others`, and random ones around the former."""
+        """The first state: the configuration's numbers, `others` that differ, and random ones around the former."""
         settings, count = self.settings, len(self._origin)
         rng = np.random.default_rng([settings.seed, 0])
-        near = [self._origin, *(self.ground.tunable.space.free(np.asarray(each, float)) for each in others)]
+        near = [self._origin]
+        for each in others:
+            free = self.ground.tunable.space.free(np.asarray(each, float))
+            if all(np.abs(free - known).max() > LEAST_GAIN for known in near):
+                near.append(free)
         while len(near) < settings.starts:
             near.append(self._origin + settings.spread * rng.standard_normal(count))
         free = np.stack(near[: settings.starts])

@@ -1,8 +1,7 @@
 """The study of calibration: fitted walking forward on coins, judged out of sample against every baseline.
 
 Numbers are fitted on the linear portfolios of seven coins at each date on what was known by then, and margin until the
-next: the later days of the same coins, then other coins that no fit has seen. The frontier repeats the walk at other
-prices of an uncovered loss.
+next: the later days of the same coins, then other coins that no fit has seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,10 +12,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from marginax.models import load_model
 from marginax_calibration.backtests import judge
 from marginax_calibration.baselines import BASELINES
 from marginax_calibration.calendar_groups import CalendarGroup, calendar_groups
+from marginax_calibration.fitting.fit import Fit, fit
 from marginax_calibration.fitting.objective import Weights
+from marginax_calibration.fitting.parameters import with_values
 from marginax_calibration.fitting.search import Settings
 from marginax_calibration.fitting.walk import FITTED, Walk, margined, walk_forward, yearly
 from marginax_calibration.models import load_models
@@ -29,10 +31,12 @@ from marginax_calibration.studies.histories import HISTORIES
 
 HOME = "seven coins"
 LAST = np.datetime64("2026-01-14T23:59:59", "us")
-# Least trouble with uncovered losses and most; what lies between is the frontier.
-PRICES = (0.05, 0.1, 0.2, 0.4)
-WEIGHTS = Weights(cost=0.5, uncovered=0.2)
-SETTINGS = Settings(steps=40, batch=8, rate=0.08, starts=2, check_every=5, patience=4)
+# Shares of stress in the charge that the frontier is drawn through.
+STRESS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+# What a unit of cost is worth in uncovered loss: along the frontier of the preset's share of stress the latter falls by
+# 1.34 % for each percent of the former, so these meet near the cost and the loss of a rule without volatility.
+WEIGHTS = Weights(cost=0.45, uncovered=0.3)
+SETTINGS = Settings(steps=40, batch=12, rate=0.08, starts=1, check_every=10)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Plan:
 PLANS = {
     "crypto": Plan(HOME, np.datetime64("2019-12-01", "us"), 1, (HOME, "crypto", "wide crypto")),
     "multi-asset": Plan(
-        "multi-asset", np.datetime64("1997-01-01", "us"), 10, ("multi-asset",), replace(SETTINGS, steps=30, batch=12)
+        "multi-asset", np.datetime64("2000-01-01", "us"), 13, ("multi-asset",), replace(SETTINGS, steps=30)
     ),
 }
 FIGURES = (
@@ -82,6 +86,7 @@ def walk(
         last_time=LAST,
         objective=weights,
         settings=plan.settings,
+        check_share=0.0,
         report=report,
     )
 
@@ -104,10 +109,75 @@ def rivals(history: str, folder: Path, *, progress: Progress | None = None) -> p
     return baselines.run(history, models, folder, options=False, progress=progress).daily
 
 
-def verdict(daily: pl.DataFrame) -> dict[str, Any]:
+def frontier(found: Walk, folder: Path) -> pl.DataFrame:
+    """Figures of the fitted numbers with other shares of stress in the charge, pooled over the history they were fitted
+    on: weight, charged, uncovered, FZ0 and the greatest five-day rise."""
+    groups, dates = groups_of(HOME, folder), list(found.fits)
+    ends = [*(date - np.timedelta64(1, "us") for date in dates[1:]), LAST]
+    tables = []
+    for weight in STRESS:
+        for date, end in zip(dates, ends, strict=True):
+            config = with_values(found.fits[date].config, {"stress_period.weight": weight})
+            tables += margined(f"{weight:g}", load_model(config), groups, date, end, found.fits[date].settings.seed)
+    pooled = judge(pl.concat(tables).sort("date", "portfolio", "model"))["pooled"]
+    return pl.DataFrame(
+        [
+            {
+                "weight": weight,
+                "charged": pooled[f"{weight:g}"]["mean_charged"],
+                "uncovered": 1e4 * pooled[f"{weight:g}"]["mean_uncovered_loss"],
+                "fz0": pooled[f"{weight:g}"]["mean_fz0"],
+                "rise": pooled[f"{weight:g}"]["max_increase_5d"],
+            }
+            for weight in STRESS
+        ]
+    )
+
+
+def frontier_table(points: pl.DataFrame) -> str:
+    """The frontier as Markdown."""
+    lines = ["| share of stress | charged | uncovered | FZ0 | +5 bars |", "|---:|---:|---:|---:|---:|"]
+    for row in points.iter_rows(named=True):
+        cells = f"{row['charged']:.2%} | {row['uncovered']:.2f} bp | {row['fz0']:.3f} | {row['rise']:+.0%}"
+        lines.append(f"| {row['weight']:.0%} | {cells} |")
+    return "\n".join(lines)
+
+
+def defaults(folder: Path, *, report: Callable[[np.datetime64, Any, Any], None] | None = None) -> Fit:
+    """The fit that the preset's numbers come from: all of the history up to LAST, from several starts."""
+
+    def told(state: Any, rows: Any) -> None:
+        if report is not None:
+            report(LAST, state, rows)
+
+    settings = replace(SETTINGS, starts=3)
+    return fit(
+        "dynamic", groups_of(HOME, folder), objective=WEIGHTS, last_time=LAST, settings=settings,
+        with_intervals=True, report=told,
+    )  # fmt: skip
+
+
+def through_time(found: Walk) -> pl.DataFrame:
+    """The fitted numbers by the date that they hold from: key, date, value, preset."""
+    rows = [
+        {"key": each.key, "date": date.astype("datetime64[D]").item(), "value": float(made.values[k]),
+         "preset": each.value}
+        for date, made in found.fits.items()
+        for k, each in enumerate(made.tunable.free)
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def shown(judgement: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The models that the frontier is drawn among; what charges twice as much would hide it."""
+    return {name: judgement["pooled"][name] for name in ("static", "fhs", "garch", "dynamic")}
+
+
+def verdict(rivals: pl.DataFrame, mine: pl.DataFrame) -> dict[str, Any]:
     """The judgement of all models on the rows that all have."""
-    counts = daily.group_by("date", "portfolio").agg(pl.col("model").n_unique().alias("models"))
+    daily = pl.concat([rivals, mine.select(rivals.columns)])
     every = daily["model"].n_unique()
+    counts = daily.group_by("date", "portfolio").agg(pl.col("model").n_unique().alias("models"))
     common = daily.join(counts.filter(pl.col("models") == every), on=["date", "portfolio"], how="semi")
     return judge(common.sort("date", "portfolio", "model"))
 

@@ -51,6 +51,41 @@ def through_crisis(
     _save(facets.resolve_scale(y="independent"), to, sized=False)
 
 
+def frontier(points: pl.DataFrame, models: Mapping[str, Mapping[str, float]], to: Path) -> None:
+    """Mean charge against mean uncovered loss of fitted numbers at each share of stress, and of other models; the size
+    of a point is the greatest five-day rise."""
+    others = pl.DataFrame(
+        [
+            {"name": name, "charged": each["mean_charged"], "uncovered": 1e4 * each["mean_uncovered_loss"],
+             "rise": each["max_increase_5d"]}
+            for name, each in models.items()
+        ]
+    )  # fmt: skip
+    line = points.with_columns(name=pl.format("{} % stress", (100 * pl.col("weight")).round(0).cast(pl.Int64)))
+    x = alt.X("charged:Q", title="mean charged, share of gross notional", axis=alt.Axis(format="%"))
+    x = x.scale(zero=False)
+    y = alt.Y("uncovered:Q", title="mean uncovered loss, basis points").scale(zero=False)
+    size = alt.Size("rise:Q", title="greatest five-day rise", legend=alt.Legend(format="+.0%"))
+    path = alt.Chart(line).mark_line(color=COLOURS[6]).encode(x=x, y=y, order="weight:Q")
+    dots = alt.Chart(line).mark_circle(color=COLOURS[6], opacity=1).encode(x=x, y=y, size=size)
+    rivals = alt.Chart(others).mark_circle(color=COLOURS[1], opacity=1).encode(x=x, y=y, size=size)
+    words = [
+        alt.Chart(rows).mark_text(align="left", dx=9, dy=-7).encode(x=x, y=y, text="name:N") for rows in (line, others)
+    ]
+    _save(alt.layer(path, dots, rivals, *words).properties(title="What less collateral leaves uncovered"), to)
+
+
+def numbers_through_time(values: pl.DataFrame, to: Path) -> None:
+    """Each fitted number by the date that it holds from: columns key, date, value, preset."""
+    base = alt.Chart(values)
+    steps = base.mark_line(interpolate="step-after", point=True, color=COLOURS[6]).encode(
+        x=alt.X("date:T", title=None, axis=alt.Axis(tickCount=4)), y=alt.Y("value:Q", title=None).scale(zero=False)
+    )
+    preset = base.mark_rule(strokeDash=[4, 3], color="#888888").encode(y="preset:Q")
+    panel = alt.layer(preset, steps).properties(width=WIDTH / 3, height=HEIGHT / 3)
+    _save(panel.facet(facet=alt.Facet("key:N", title=None), columns=3).resolve_scale(y="independent"), to, sized=False)
+
+
 def cost_and_loss(figures: Mapping[str, Mapping[str, Mapping[str, float]]], models: Sequence[str], to: Path) -> None:
     """Mean charge against mean uncovered loss, by model, one panel a history: down and to the left is better."""
     rows = pl.DataFrame(
