@@ -15,7 +15,7 @@ from benchmarks.context import context
 from marginax.models.load import model_config
 from marginax_calibration.calendar_groups import CalendarGroup
 from marginax_calibration.fitting.fit import Fitting
-from marginax_calibration.fitting.search import Settings
+from marginax_calibration.fitting.state import Settings
 from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
 
 # One number for each underlying, one for all, and the bounds of a few: 30 together.

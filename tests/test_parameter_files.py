@@ -40,6 +40,17 @@ def test_settings_between_two_configurations_make_one_of_the_other() -> None:
     assert settings_between(base, base) == {}
 
 
+def test_tables_of_a_class_keep_the_keys_that_a_file_says_nothing_of_and_dates_of_stress_survive() -> None:
+    window = {"name": "spring", "from": "2025-03-01", "to": "2025-04-01"}
+    own = {"classes": {"parameters": {"stablecoins": {"haircut": 0.3}}}, "scenarios": {"stress": [window]}}
+    mine = settings_over(model_config("dynamic"), own, "test")
+    found = settings_over(mine, {"classes": {"parameters": {"stablecoins": {"bound": 6.0}}}}, "test")
+    assert found.classes.parameters["stablecoins"].haircut == 0.3
+    assert found.classes.parameters["stablecoins"].bound == 6.0
+    assert found.scenarios.stress == mine.scenarios.stress
+    assert settings_between(mine, found) == {"classes": {"parameters": {"stablecoins": {"bound": 6.0}}}}
+
+
 def test_a_margin_takes_the_numbers_of_a_file(start: Path, tmp_path: Path) -> None:
     words = ["margin", *tables(start), "--model", "dynamic", "--out"]
     assert run([*words, str(tmp_path / "plain")]) == Exit.SUCCESS
@@ -94,6 +105,12 @@ def test_an_approval_is_written_into_the_file(start: Path, tmp_path: Path) -> No
     assert document["approval"]["note"] == "looked at the diff"
     assert document["settings"] == SETTINGS
     assert read_parameters(file, ["dynamic"]) == ("dynamic", SETTINGS)
+    document["settings"]["stress_period"]["weight"] = 0.1
+    file.write_text(json.dumps(document))
+    with pytest.raises(mx.BadInput, match="of other numbers"):
+        read_parameters(file, ["dynamic"])
+    assert run(["params", "approve", str(file), "--note", "looked again", "--by", "risk"]) == Exit.SUCCESS
+    assert read_parameters(file, ["dynamic"])[1]["stress_period"] == {"weight": 0.1}
     assert run(["params", "approve", str(file), "--note", " ", "--by", "risk"]) == Exit.BAD_INPUT
 
 
@@ -103,6 +120,11 @@ def test_an_approval_is_written_into_the_file(start: Path, tmp_path: Path) -> No
         ("{", "cannot be read"),
         ([1, 2], "cannot be read"),
         ({"model": "dynamic"}, "cannot be read"),
+        ({"model": "dynamic", "settings": []}, "`settings` an object"),
+        ({"model": None, "settings": {}}, "`model` is to be text"),
+        ({"model": "dynamic", "settings": {"run": {"seed": 3}}}, "belongs to a run"),
+        ({"model": "dynamic", "settings": {"model": "fhs"}}, "belongs to a run"),
+        ({"model": "dynamic", "settings": {}, "approval": {"of": "0"}}, "of other numbers"),
         ({"model": "fhs", "settings": {}}, "holds parameters of `fhs`"),
         ({"model": "dynamic", "settings": {}, "format": "marginax.parameters/9"}, "is of the format"),
         ({"model": "dynamic", "settings": {"filter": {"speed": 1}}}, "is not a key"),

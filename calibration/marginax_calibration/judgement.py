@@ -80,7 +80,7 @@ def backtest(
     """
     clock = perf_counter()
     for group in groups:
-        _check_horizons(models, group.panel)
+        check_horizons(models, group.panel)
     daily, floored, told = _replayed(models, groups, first_time, last_time, seed, progress)
     replayed = perf_counter()
     dates = [str(each) for each in (daily["date"].min(), daily["date"].max())]
@@ -181,7 +181,7 @@ def _calendar(group: CalendarGroup) -> dict[str, Any]:
     }
 
 
-def _check_horizons(models: Mapping[str, MarginModel], panel: Panel) -> None:
+def check_horizons(models: Mapping[str, MarginModel], panel: Panel) -> None:
     """A loss is that of one bar; a margin for another horizon would be judged by it all the same."""
     bar = 1 / panel.grid.bars_per_day
     for name, model in models.items():

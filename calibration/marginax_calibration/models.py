@@ -1,8 +1,9 @@
 """The models that a replay compares, by name, all charged by the same statistic over the same horizon."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from marginax.config import Config
 from marginax.models import MarginModel, load_model
 from marginax.models.load import model_config
 from marginax.parameter_file import read_parameters, settings_over
@@ -37,11 +38,15 @@ def load_models(
         if label in fitted:
             config = settings_over(config, fitted[label], str(params))
         common = {"tail": tail, "charge_tail": charge_tail, "horizon_days": horizon_days}
-        risk = config.risk.model_copy(update=common)
-        found[label] = load_model(config.model_copy(update={"risk": risk}))
+        found[label] = load_model(settled(config, common))
     if not found:
         raise BadInput([Problem("--models", None, None, "names no model", f"Name some of {', '.join(BASELINES)}")])
     return found
+
+
+def settled(config: Config, risk: Mapping[str, float]) -> Config:
+    """A configuration with these tails and this horizon."""
+    return config.model_copy(update={"risk": config.risk.model_copy(update=dict(risk))})
 
 
 def _label(name: str) -> str:

@@ -122,20 +122,20 @@ def load_config(source: str | Path | None = None, *, preset: str | None = None) 
     except tomllib.TOMLDecodeError as error:
         raise BadInput([Problem(name, None, None, f"is not TOML ({error})", "Mend the line")]) from None
     if preset is not None:
-        values = _over(values, tomllib.loads(_preset(preset)))
+        values = merged(values, tomllib.loads(_preset(preset)))
     elif values.get("model") in preset_names() and values["model"] != name:
         base = tomllib.loads(_preset(values["model"]))
-        values = _over(base, {**values, "model": base["model"]})
+        values = merged(base, {**values, "model": base["model"]})
     return parse_config(values, name)
 
 
-def _over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Tables with the keys of others put over them, table by table."""
-    merged = {**base, **values}
+    found = {**base, **values}
     for key in base.keys() & values.keys():
         if isinstance(base[key], dict) and isinstance(values[key], dict):
-            merged[key] = _over(base[key], values[key])
-    return merged
+            found[key] = merged(base[key], values[key])
+    return found
 
 
 def parse_config(values: Mapping[str, Any], name: str) -> Config:

@@ -99,7 +99,8 @@ class ClassParameters(Section):
 
 
 class AssetClasses(Section):
-    """Parameters by asset class: that of `underlyings.asset_class`, else of `names`, else `default`."""
+    """Parameters by asset class: that of `underlyings.asset_class`, else of `names`, else `default`; a table that goes
+    by the name of an underlying is that underlying's own."""
 
     default: str = Field("altcoins", min_length=1, description="class of an underlying that nothing else places")
     names: dict[str, str] = Field({}, description="class by underlying, where `underlyings.asset_class` says nothing")
@@ -128,12 +129,14 @@ class AssetClasses(Section):
         return np.array([*(base if each is None else each for each in own), base])
 
     def rows(self, names: Sequence[str], stated: Sequence[str | None]) -> np.ndarray:
-        """The row of each underlying in a leaf: that of its stated class, else of its name, else of the default."""
+        """The row of each underlying in a leaf: that of a table of its own name, else of its stated class, else of the
+        class that `names` places it in, else of the default."""
         place = {word: k for k, word in enumerate(self.words)}
         base = len(place)
         rows = []
         for name, word in zip(names, stated, strict=True):
             own = word if word in place else self.names.get(name, self.default)
+            own = name if name in place else own
             rows.append(place.get(own, base))
         return np.array(rows, np.int32)
 

@@ -10,7 +10,7 @@ from calibration._histories import START, configured
 from marginax_calibration.calendar_groups import CalendarGroup
 from marginax_calibration.fitting.fit import Fit, fit
 from marginax_calibration.fitting.objective import Weights
-from marginax_calibration.fitting.search import Settings
+from marginax_calibration.fitting.state import Settings
 from marginax_calibration.panel import read_panel
 from marginax_calibration.portfolios import Leg, portfolio
 

@@ -57,7 +57,9 @@ def fitted(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_file_says_what_was_fitted_on_what_for_what_and_by_whom_it_is_approved(fitted: Path) -> None:
     document = json.loads((fitted / "fit.json").read_text())
     assert document["format"] == "marginax.parameters/1"
-    assert document["model"] == "mine"
+    assert document["model"] == "dynamic"
+    assert document["settings"]["scenarios"]["window"] == 260  # of the file of one's own: it stands on the preset alone
+    assert document["risk"]["charge_tail"] == 0.025
     assert [each["key"] for each in document["numbers"]] == KEYS.split(",")
     for each in document["numbers"]:
         section, key = each["key"].split(".")
@@ -84,19 +86,12 @@ def test_the_folder_has_the_fit_its_path_and_a_manifest(fitted: Path) -> None:
 
 def test_a_backtest_takes_the_file(inputs: Path, fitted: Path, tmp_path: Path) -> None:
     files = ["--history", str(inputs / "history.csv"), "--portfolios", str(inputs / "portfolios.csv")]
-    wanted = [
-        "--models",
-        f"hs,{inputs / 'mine.toml'}",
-        "--params",
-        str(fitted / "fit.json"),
-        "--out",
-        str(tmp_path / "o"),
-    ]
+    wanted = ["--models", "hs,dynamic", "--params", str(fitted / "fit.json"), "--out", str(tmp_path / "o")]
     few = ["--from", f"{DAYS[536]:%Y-%m-%d}", "--to", f"{DAYS[539]:%Y-%m-%d}"]
     assert run(["backtest", *files, *wanted, *few]) == Exit.SUCCESS
     manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
     numbers = {each["key"]: each["value"] for each in json.loads((fitted / "fit.json").read_text())["numbers"]}
-    assert manifest["configuration"]["mine"]["filter"]["fast_share"] == numbers["filter.fast_share"]
+    assert manifest["configuration"]["dynamic"]["filter"]["fast_share"] == numbers["filter.fast_share"]
 
 
 def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
@@ -120,6 +115,8 @@ def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
     monkeypatch.setattr(fit_file, "write_state", usual)
     assert run([*asked, "--resume"]) == Exit.SUCCESS
     assert without_date(tmp_path / "fit.json") == without_date(fitted / "fit.json")
+    paths = (pl.read_parquet(folder / "dir" / "path.parquet") for folder in (tmp_path, fitted))
+    assert next(paths).equals(next(paths))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +127,9 @@ def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
         (["--free", "scenarios.window"], "is no number"),
         (["--weights", "speed=1"], "is no term"),
         (["--weights", "cost=-1"], "not negative"),
+        (["--weights", "cost=x"], "--weights"),
+        (["--free", "filter.bound,filter.bound"], "named twice"),
+        (["--from", "2023-01-01"], "is before 2023-01-01"),
         (["--until", "2020-01-01"], "begins on 2021-01-01"),
         (["--until", "yesterday"], "yesterday"),
         (["--until", f"{DAYS[300]:%Y-%m-%d}"], "to fit on"),
@@ -157,7 +157,7 @@ def test_a_folder_of_another_search_is_not_gone_on_with(
 def test_a_file_of_another_model_is_refused(inputs: Path, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ["--history", str(inputs / "history.csv"), "--portfolios", str(inputs / "portfolios.csv")]
     assert run(["backtest", *files, "--models", "hs,fhs", "--params", str(fitted / "fit.json")]) == Exit.BAD_INPUT
-    assert "holds parameters of `mine`" in capsys.readouterr().err
+    assert "holds parameters of `dynamic`" in capsys.readouterr().err
 
 
 def test_help_comes_without_the_heavy_imports() -> None:

@@ -86,19 +86,31 @@ def test_every_class_and_every_underlying_may_have_numbers_of_its_own() -> None:
     assert "classes.parameters.altcoins.bound" in keys
     assert "correlation.half_life_days" in keys  # of all together
     alone = tunable(config(), ["filter.bound"], by="underlying", underlyings=["BTC", "ADA"])
-    assert [each.key for each in alone.free] == ["classes.parameters.BTC.bound", "classes.parameters.ADA.bound"] or [
-        each.key for each in alone.free
-    ] == ["classes.parameters.ADA.bound", "classes.parameters.BTC.bound"]
+    assert [each.key for each in alone.free] == ["classes.parameters.ADA.bound", "classes.parameters.BTC.bound"]
     assert {each.pooled for each in alone.free} == {"filter.bound"}
     # What its class had, an underlying keeps.
     assert alone.config.classes.parameters["BTC"].haircut == config().classes.parameters["majors"].haircut
-    assert alone.config.classes.rows(["BTC", "ADA", "XYZ"], ["majors", None, None]).tolist() == [1, 0, 2]
+    classes = alone.config.classes
+    placed = [classes.words[row] for row in classes.rows(["BTC", "ADA", "USDC", "XYZ"], ["majors", None, None, None])]
+    # A number of its own comes before a class that is stated; what is not fitted stays where it was.
+    assert placed == ["BTC", "ADA", "stablecoins", "altcoins"]
+    assert classes.parameters["stablecoins"].jump_rate == config().classes.parameters["stablecoins"].jump_rate
+
+
+def test_names_with_dots_and_classes_without_a_table_are_no_trouble() -> None:
+    placed = config(classes={"default": "stocks", "names": {"EUR": "fx"}, "parameters": {}})
+    numbers = tunable(placed, ["filter.bound"], by="underlying", underlyings=["BRK.B"])
+    assert numbers.free[0].path == ("classes", "parameters", "BRK.B", "bound")
+    assert numbers.config_at([5.0]).classes.parameters["BRK.B"].bound == 5.0
+    by_class = tunable(placed, ["filter.bound"], by="class", underlyings=["EUR", "XYZ"])
+    assert [each.key for each in by_class.free] == ["classes.parameters.fx.bound", "classes.parameters.stocks.bound"]
 
 
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
         (["filter.speed"], "is not a key"),
+        (["filter.bound", "filter.bound"], "is named twice"),
         (["nothing.at_all"], "is not a key"),
         (["filter.kind"], "is no number"),
         (["scenarios.window"], "is no number"),

@@ -11,7 +11,8 @@ from marginax.problems import BadInput
 from marginax_calibration.fitting.ground import Ground
 from marginax_calibration.fitting.objective import Weights
 from marginax_calibration.fitting.parameters import tunable
-from marginax_calibration.fitting.search import NotFinite, Search, Settings, State
+from marginax_calibration.fitting.search import Search
+from marginax_calibration.fitting.state import NotFinite, Settings, State
 
 KEYS = ("filter.fast_share", "scenarios.volatility_floor")
 
@@ -80,6 +81,22 @@ def test_l_bfgs_only_goes_down() -> None:
     assert fitted == sorted(fitted, reverse=True)
 
 
+def test_a_start_that_settles_between_checks_is_judged_where_it_stands() -> None:
+    here = search(method="lbfgs", starts=1, steps=40, check_every=40, softness=(0.02, 0.02))
+    end = here.run(here.begin())
+    assert end.done.all()
+    assert end.step < 40
+    assert end.best_step[0] == end.step
+    np.testing.assert_array_equal(end.best, end.free)
+
+
+def test_every_set_of_numbers_that_is_given_is_a_start() -> None:
+    here = search(starts=1)
+    own = here.ground.tunable.start
+    assert len(here.begin([own * 1.1, own * 1.2]).free) == 3
+    assert len(here.begin([own]).free) == 1
+
+
 def test_a_start_without_improvement_stops_early() -> None:
     here = search(steps=40, patience=1, rate=1e-4, starts=1)
     assert here.run(here.begin()).step < 40
@@ -137,8 +154,10 @@ def test_windows_that_do_not_fit_the_history_are_refused() -> None:
         ground(tunable(config(), KEYS), last=200)
 
 
-def test_what_is_fitted_ends_before_what_is_checked_begins() -> None:
-    parts = world().parts()
-    assert len(parts) == 5
-    fitted, checked = parts[:4], parts[4:]
-    assert world().end(fitted[-1]) <= world().time(checked[0])
+def test_what_is_fitted_ends_before_what_is_checked_begins_and_that_is_a_stretch_at_least() -> None:
+    here = world()
+    fitted, checked = here.split(0.01)
+    assert max(here.end(part) for part in fitted) <= min(here.time(part) for part in checked)
+    # The last stretch of this history is shorter than one, and takes another to itself.
+    assert sum(part.stretch.high - part.stretch.low for part in checked) >= 64
+    assert len(fitted) + len(checked) == len(here.parts())

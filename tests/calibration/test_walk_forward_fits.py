@@ -12,7 +12,7 @@ from calibration._histories import DAYS, held, prices
 from calibration._histories import panel as panel_of
 from marginax.problems import BadInput
 from marginax_calibration.calendar_groups import CalendarGroup
-from marginax_calibration.fitting.search import Settings
+from marginax_calibration.fitting.state import Settings
 from marginax_calibration.fitting.walk import FITTED, Walk, walk_forward, yearly
 from marginax_calibration.replay import replay
 
@@ -57,6 +57,12 @@ def test_another_future_changes_no_fit_before_it() -> None:
     closes[513:] *= 2.0
     other = walked([CalendarGroup(panel_of(closes), group().portfolios, {}, {})], DATES[:1])
     np.testing.assert_array_equal(other.fits[DATES[0]].values, usual().fits[DATES[0]].values)
+
+
+@pytest.mark.parametrize("days", [0, -20])
+def test_a_purge_of_less_than_a_bar_is_refused(days: int) -> None:
+    with pytest.raises(BadInput, match="Give 1 or more"):
+        walk_forward(config(), [group()], DATES, settings=SEARCH, purge_days=days)
 
 
 def test_dates_that_do_not_rise_or_have_no_history_are_refused() -> None:

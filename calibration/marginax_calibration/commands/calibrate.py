@@ -14,7 +14,7 @@ from marginax_calibration.commands.flags import check_outputs, hashes, names_in,
 if TYPE_CHECKING:
     from marginax_calibration.fitting.fit import Fit, Fitting
 
-PATH, DOCUMENT = "path", "fit.json"
+PATH, DOCUMENT, UNFINISHED = "path", "fit.json", "unfinished.json"
 
 
 class By(Enum):
@@ -74,25 +74,30 @@ def command(
     """Fit the numbers of a margin model to history by gradient."""
     inputs = [*history, portfolios, *toml_files(model)]
     check_outputs([out], dir_, inputs)
+    if dir_ is not None and out.resolve().parent == dir_.resolve():
+        what, remedy = "is in the folder of `--dir`, which has files of its own", "Name a file outside of it"
+        raise BadInput([Problem(str(out), None, None, what, remedy)])
     if resume and dir_ is None:
         raise BadInput([Problem("--resume", None, None, "needs a folder", "Name that of the search with `--dir`")])
     from marginax_calibration.commands.dates import time_of
     from marginax_calibration.fitting.objective import Weights
-    from marginax_calibration.fitting.search import Settings
+    from marginax_calibration.fitting.state import Settings
 
     first, last = time_of(from_, "--from", last=False), time_of(until, "--until", last=True)
+    settings = Settings(method.value, steps, batch, rate, starts, seed=seed)
     try:
         wanted = Weights().of(weights) if weights else Weights()
-        settings = Settings(method.value, steps, batch, rate, starts, seed=seed)
     except ValueError as error:
-        flag = "--weights" if "weight" in str(error) or "term" in str(error) else "--method"
-        raise BadInput([Problem(flag, None, None, str(error), "See `marginax calibrate --help`")]) from None
+        raise BadInput([Problem("--weights", None, None, str(error), "Say such as cost=0.5,uncovered=0.1")]) from None
     from marginax.models.load import model_config
     from marginax_calibration.fitting.fit import Fitting
     from marginax_calibration.judgement import read_groups
+    from marginax_calibration.models import settled
     from marginax_calibration.portfolios import LINEAR_KINDS
 
     config = model_config(model)
+    if first is not None and last < first:
+        raise BadInput([Problem("--until", None, None, f"{until} is before {from_}", "Swap --from and --until")])
     end = last.astype(object)
     groups = read_groups(
         history, portfolios, absolute=names_in(absolute), seed=seed, kinds=LINEAR_KINDS, until=end.replace(tzinfo=UTC)
@@ -100,9 +105,8 @@ def command(
     horizon = 1 / groups[0].panel.grid.bars_per_day
     common = {"tail": tail, "charge_tail": charge_tail, "horizon_days": horizon}
     fitting = Fitting(
-        config.model_copy(update={"risk": config.risk.model_copy(update=common)}),
+        settled(config, common),
         groups,
-        name=Path(model).stem,
         weights=wanted,
         settings=settings,
         keys=names_in(free),
@@ -124,9 +128,12 @@ def _search(
     fitting: "Fitting", inputs: Sequence[Path | None], dir_: Path | None, *, resume: bool, intervals: bool
 ) -> "Fit":
     """Run the search, keeping where it stands; what stopped it is told with the last good numbers."""
+    import json
+
+    from marginax.tables.results import clear_results, write_files
     from marginax_calibration.commands.search_display import search_display
     from marginax_calibration.fitting import fit_file
-    from marginax_calibration.fitting.search import NotFinite
+    from marginax_calibration.fitting.state import NotFinite
 
     stamp = fit_file.stamp_of({"inputs": sorted(hashes(inputs).values()), **fitting.identity})
     state: Any = None
@@ -135,6 +142,8 @@ def _search(
         dir_.mkdir(parents=True, exist_ok=True)
         if resume:
             state, rows = fit_file.read_state(dir_, fitting.search, stamp)
+        clear_results(dir_)
+        (dir_ / UNFINISHED).unlink(missing_ok=True)
     path = list(rows)
     with search_display(fitting.settings) as show:
 
@@ -147,10 +156,12 @@ def _search(
         try:
             return fitting.run(state, rows, with_intervals=intervals, report=told)
         except NotFinite as error:
-            kept = "" if dir_ is None else f"; the last good numbers are in {dir_}"
+            kept = "" if dir_ is None else f"; the best numbers so far are in {dir_ / UNFINISHED}"
             remedy = f"Free fewer keys, or take shorter steps with `--rate`{kept}"
             if dir_ is not None and error.state is not None:
                 fit_file.write_state(dir_, error.state, path, stamp)
+                text = json.dumps(fit_file.unfinished(fitting, error.state), indent=1) + "\n"
+                write_files({dir_ / UNFINISHED: lambda place: place.write_text(text, encoding="utf-8")})
             raise BadInput([Problem("objective", None, None, str(error), remedy)]) from None
 
 

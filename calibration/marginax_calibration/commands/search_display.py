@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from marginax_calibration.fitting.objective import TERMS
-from marginax_calibration.fitting.search import Row, Settings, State
+from marginax_calibration.fitting.state import Row, Settings, State
 
 
 @contextmanager

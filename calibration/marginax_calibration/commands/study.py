@@ -170,18 +170,11 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
 
 
 def _with_search(title: str, work: Callable[..., Any]) -> Any:
-    """Work that tells the date of each fit and where its search stands, under a progress bar."""
+    """Work that tells the step of each search, under a progress bar."""
     from marginax.cli.progress import progress_bar
 
     with progress_bar(title) as bar:
-        seen: list[Any] = []
-
-        def told(date: Any, state: Any, _: Any) -> None:
-            if date not in seen:
-                seen.append(date)
-            bar(state.step, 0)
-
-        return work(report=told)
+        return work(report=lambda date, state, rows: bar(state.step, 0))
 
 
 def _with_bar(title: str, work: Callable[..., Any]) -> Any:

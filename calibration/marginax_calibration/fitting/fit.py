@@ -1,6 +1,6 @@
 """Fitting a margin model to history, from start to result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
-from marginax.config import Config
+from marginax.config import Config, preset_names
 from marginax.models import MarginModel, load_model
 from marginax.models.load import model_config
 from marginax.tables.read import Source
@@ -20,14 +20,13 @@ from marginax_calibration.fitting.ground import Ground, Part
 from marginax_calibration.fitting.intervals import Intervals, intervals
 from marginax_calibration.fitting.objective import TERMS, Weights
 from marginax_calibration.fitting.parameters import By, Tunable, tunable
-from marginax_calibration.fitting.search import Row, Search, Settings, State
-from marginax_calibration.judgement import read_groups
+from marginax_calibration.fitting.search import Search
+from marginax_calibration.fitting.state import Report, Row, Settings, State
+from marginax_calibration.judgement import check_horizons, read_groups
 from marginax_calibration.portfolios import LINEAR_KINDS, Portfolio
 
 # Starts that end within so much of the best objective, and all numbers within so much of its in the free scale, agree.
 SAME_OBJECTIVE, SAME_PLACE = 0.01, 0.5
-
-Report = Callable[[State, list[Row]], None]
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ class Ended:
 class Fit:
     """Fitted numbers of a model, and what they rest on.
 
-    `path` has a row for each step and start: the terms of the objective, fitted and checked. `before` and `after` are
-    the terms on all stretches, at the configuration's numbers and at the fitted ones.
+    `base` is the configuration of the preset or installed model `name`. `path` has a row for each step and start: the
+    terms of the objective, fitted and checked. `before` and `after` are the terms on all stretches, at the numbers of
+    the configuration (moved off the edges of what is allowed) and at the fitted ones.
     """
 
     name: str
@@ -87,7 +87,6 @@ class Fitting:
         model: str | Path | Config,
         groups: Sequence[CalendarGroup],
         *,
-        name: str = "",
         weights: Weights | None = None,
         settings: Settings | None = None,
         keys: Sequence[str] = (),
@@ -99,11 +98,16 @@ class Fitting:
         streams: int = 0,
     ) -> None:
         """Raises BadInput and ValueError as `fit` does."""
-        self.base = model if isinstance(model, Config) else model_config(model)
-        self.name = name or (self.base.model if isinstance(model, Config) else Path(model).stem)
+        config = model if isinstance(model, Config) else model_config(model)
+        # A parameter file stands on what everybody has: a preset or an installed model, not a file of one's own.
+        self.name = str(model) if str(model) in preset_names() else config.model
+        self.base = model_config(self.name)
         self.weights, self.settings = weights or Weights(), settings or Settings()
         self._underlyings = sorted({name for group in groups for each in group.portfolios for name in each.underlyings})
-        self.tunable = tunable(self.base, keys, by=by, underlyings=self._underlyings)
+        self.tunable = tunable(config, keys, by=by, underlyings=self._underlyings)
+        for group in groups:
+            check_horizons({self.name: self.tunable.model}, group.panel)
+        self._checking = {"share": check_share, "embargo_bars": embargo_bars}
         ground = Ground(
             self.tunable, groups, first_time=first_time, last_time=last_time, seed=self.settings.seed, streams=streams
         )
@@ -113,7 +117,8 @@ class Fitting:
     @property
     def data(self) -> dict[str, Any]:
         """What the fit stands on."""
-        return _data(self.search.ground, self.search.fitted, self.search.checked, self._underlyings)
+        told = _data(self.search.ground, self.search.fitted, self.search.checked, self._underlyings)
+        return {**told, "check": self._checking}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -254,8 +259,13 @@ def _data(
 
     return {
         "inputs": dict(ground.groups[0].inputs),
+        "absolute": [name for group in ground.groups[:1] for name in group.panel.names if _is_absolute(group, name)],
         "underlyings": list(underlyings),
         "portfolios": sum(len(group.portfolios) for group in ground.groups),
         "fitted": dates(fitted),
         "checked": dates(checked),
     }
+
+
+def _is_absolute(group: CalendarGroup, name: str) -> bool:
+    return bool(group.panel.absolute[group.panel.names.index(name)])

@@ -12,6 +12,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -20,17 +21,23 @@ from marginax.config import Config
 from marginax.parameter_file import FORMAT, settings_between
 from marginax.problems import BadInput, Problem
 from marginax.tables.results import whole_files
-from marginax_calibration.fitting.fit import Fit
-from marginax_calibration.fitting.search import Row, Search, State
+from marginax_calibration.fitting.fit import Fit, Fitting
+from marginax_calibration.fitting.search import Search
+from marginax_calibration.fitting.state import Row, State
 
 DIGITS = 6
+UNFINISHED = "marginax.unfinished/1"
 STATE = "search.npz"
 
 
 def document(found: Fit) -> dict[str, Any]:
     """What the parameter file of a fit says."""
     rounded = [_rounded(value) for value in found.values]
-    config = found.tunable.config_at(rounded)
+    try:
+        config = found.tunable.config_at(rounded)
+    except BadInput:  # six digits may sum to what a filter may not have
+        rounded = [float(value) for value in found.values]
+        config = found.tunable.config_at(rounded)
     sure = found.intervals
     numbers = []
     for k, each in enumerate(found.tunable.free):
@@ -47,6 +54,7 @@ def document(found: Fit) -> dict[str, Any]:
         "format": FORMAT,
         "model": found.name,
         "settings": _settings(found, config),
+        "risk": config.risk.model_dump(mode="json"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "approval": None,
         "numbers": numbers,
@@ -76,16 +84,33 @@ def document(found: Fit) -> dict[str, Any]:
 
 
 def _settings(found: Fit, config: Config) -> dict[str, Any]:
-    """What differs from the model's own configuration, and every fitted number whether it moved or not."""
-    settings, tables = settings_between(found.base, config), config.model_dump(mode="json")
+    """What differs from the model's own configuration, and every fitted number whether it moved or not.
+
+    The tails and the horizon of the fit are told beside them: whoever runs the numbers has their own.
+    """
+    settings = settings_between(found.base, config)
+    settings.pop("risk", None)
+    whole = config.model_dump(mode="json", by_alias=True)
     for each in found.tunable.free:
-        section, key = each.key.split(".")[:2]
-        settings.setdefault(section, {})[key] = tables[section][key]
+        table, value = settings, whole
+        for step in each.path[:-1]:
+            table, value = table.setdefault(step, {}), value[step]
+        table[each.path[-1]] = value[each.path[-1]]
     return settings
 
 
+def unfinished(fitting: Fitting, state: State) -> dict[str, Any]:
+    """The best numbers of a search that did not end, in a format that no run takes for a result."""
+    best = int(np.argmin(state.best_value))
+    values = fitting.tunable.space.allowed(state.best[best])
+    numbers = {each.key: _rounded(float(value)) for each, value in zip(fitting.tunable.free, values, strict=True)}
+    return {"format": UNFINISHED, "model": fitting.name, "settings": {}, "step": state.step, "numbers": numbers}
+
+
 def stamp_of(search_inputs: Mapping[str, Any]) -> str:
-    """What a search is of, as one hash: a state goes on only with the same."""
+    """What a search is of, as one hash: a state goes on only with the same, and the same versions of what computes."""
+    versions = {name: version(name) for name in ("marginax", "jax", "optax", "numpy")}
+    search_inputs = {**search_inputs, "versions": versions}
     return sha256(json.dumps(search_inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -106,18 +131,17 @@ def write_state(folder: Path, state: State, rows: Sequence[Row], stamp: str) -> 
 def read_state(folder: Path, search: Search, stamp: str) -> tuple[State, list[Row]]:
     """Where a search stood. Raises BadInput where there is none, or it is of another search."""
     place = folder / STATE
+    tree = jax.tree.structure(search.begin())
     try:
         with np.load(place) as held:
             kept, path = str(held["stamp"]), json.loads(str(held["path"]))
-            leaves = [held[f"leaf_{k}"] for k in range(len(held.files) - 2)]
-    except (OSError, ValueError, KeyError) as error:
+            state: State = jax.tree.unflatten(tree, [held[f"leaf_{k}"] for k in range(len(held.files) - 2)])
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         remedy = "Start anew without `--resume`, or name the folder of the search with `--dir`"
         raise BadInput([Problem(str(place), None, None, f"holds no search ({error})", remedy)]) from None
     if kept != stamp:
         what = "is a search on other data, with other settings or of another model"
         raise BadInput([Problem(str(place), None, None, what, "Repeat the command as it was, or leave out `--resume`")])
-    tree = jax.tree.structure(search.begin())
-    state = jax.tree.unflatten(tree, leaves)
     return state._replace(step=int(state.step)), path
 
 

@@ -9,6 +9,7 @@ is one set's fits a core's cache).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -91,7 +92,16 @@ class GradientReplay:
         self._devices = stream_devices(streams)
         self._draws: dict[int, Any] = {}
         self._tiles: dict[tuple[int, ...], Tile] = {}
-        self._past = jax.jit(lambda values: _parted(self._placed.at(values).past(known))[0])
+        self._known_arrays = _narrow(_arrays(known), double)
+
+        def past(values: Array, arrays: dict[str, Array]) -> Any:
+            return _parted(self._placed.at(values).past(_with_arrays(known, arrays)))[0]
+
+        def through(values: Array, arrays: dict[str, Array], slopes: Any) -> Array:
+            return jax.vjp(lambda own: past(own, arrays), values)[1](slopes)[0]
+
+        # Numbers of the history are arguments: as constants they would be folded at length, and compiled anew.
+        self._past, self._through = jax.jit(past), jax.jit(through)
         with self._precision():
             one = self._placed.at(jnp.asarray(tunable.start))
             self._rest = jax.tree.map(np.asarray, _parted(one.past(known))[1])
@@ -111,7 +121,7 @@ class GradientReplay:
         the way back from their slopes (zero where there is no margin) to those of the numbers."""
         with self._precision():
             numbers = [jnp.asarray(each) for each in values]
-            pasts = [self._past(each) for each in numbers]
+            pasts = [self._past(each, self._known_arrays) for each in numbers]
         items = [
             (start, work, k * CHUNK)
             for k, stretch in enumerate(stretches)
@@ -149,7 +159,7 @@ class GradientReplay:
             with self._precision():
                 return np.stack(
                     [
-                        np.asarray(own, float) + np.asarray(_through(self._past, each, seen), float)
+                        np.asarray(own, float) + np.asarray(self._through(each, self._known_arrays, seen), float)
                         for each, (own, seen) in zip(numbers, totals, strict=True)
                     ]
                 )
@@ -197,9 +207,16 @@ def _pulled(values: Array, past: Any, inputs: _Inputs, slopes: Array) -> tuple[A
     return lax.scan(back, none, (inputs.bars, slopes))[0]
 
 
-def _through(past: Any, values: Array, slopes: Any) -> Array:
-    """Slopes of what the filters knew, pulled to the numbers."""
-    return jax.vjp(past, values)[1](slopes)[0]
+def _arrays(known: KnownHistory) -> dict[str, np.ndarray]:
+    """What is numbers of a history, and grows with it."""
+    inside = {name: getattr(known.history, name) for name in ("returns", "bars")}
+    return inside | {name: getattr(known, name) for name in ("own", "level", "noise")}
+
+
+def _with_arrays(known: KnownHistory, arrays: dict[str, Any]) -> KnownHistory:
+    """The same history with these arrays, which may be traced."""
+    history = replace(known.history, returns=arrays["returns"], bars=arrays["bars"])
+    return replace(known, history=history, **{name: arrays[name] for name in ("own", "level", "noise")})
 
 
 def _figures(values: Array, past: Any, inputs: _Inputs, bar: Array) -> Float[Array, "accounts 3"]:

@@ -26,8 +26,8 @@ from marginax_calibration.unit_market import Legs, unit_market
 REFERENCE = "static"
 # Least uncovered loss of the reference, as a share of what it charges: nothing is divided by zero.
 LEAST_UNCOVERED = 1e-4
-# Least stretches to fit on, and to check on: fewer say nothing of a tail.
-FEWEST = 4
+# Least stretches to fit on: fewer say nothing of a tail.
+FEWEST = 3
 
 
 class Part(NamedTuple):
@@ -119,15 +119,17 @@ class Ground:
         return times[min(part.stretch.high, len(times) - 1)]
 
     def split(self, share: float, embargo_bars: int = 0) -> tuple[list[Part], list[Part]]:
-        """Stretches to fit on, and those of the last `share` of the time to check on.
+        """Stretches to fit on, and those of the last `share` of the bars to check on, CHUNK bars at least.
 
         What is fitted ends before the first loss that is checked, by as many bars more as the embargo says. Raises
         BadInput where either is too short.
         """
         parts = self.parts()
-        cut = round(len(parts) * (1 - share))
-        checked = parts[cut:]
-        fitted = parts[:cut]
+        lengths = np.array([part.stretch.high - part.stretch.low for part in parts])
+        wanted = max(share * lengths.sum(), CHUNK) if share else 0
+        behind = np.cumsum(lengths[::-1])[::-1]
+        cut = max(int(np.count_nonzero(behind >= wanted)) - 1, 0) if share else len(parts)
+        checked, fitted = parts[cut:], parts[:cut]
         if checked:
             least = min(self.time(part) for part in checked)
             fitted = [part for part in fitted if self._clear(part, least, embargo_bars)]

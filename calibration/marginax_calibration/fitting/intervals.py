@@ -7,7 +7,6 @@ symmetric in the numbers themselves, by the slopes of their bijector.
 Source: White (1982); Newey and McFadden (1994), section 7, on objectives with kinks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Float64
 from scipy import stats
 
 from marginax_calibration.fitting.search import Search
+from marginax_calibration.fitting.state import NotFinite
 
 STEP = 0.15
 
@@ -30,15 +30,20 @@ class Intervals:
     high: Float64[np.ndarray, " numbers"]
 
 
-def intervals(
-    search: Search,
-    free: Float64[np.ndarray, " numbers"],
-    *,
-    level: float = 0.95,
-    progress: Callable[[int, int], None] | None = None,
-) -> Intervals:
-    """Intervals around an optimum on the stretches that were fitted on. Costs 2 gradients for each number, and one more
-    for the stretches."""
+def intervals(search: Search, free: Float64[np.ndarray, " numbers"], *, level: float = 0.95) -> Intervals:
+    """Intervals around an optimum on the stretches that were fitted on; NaN where the objective has no number near by.
+
+    The prior counts in the curvature and not in the pieces: it is no evidence. Stretches of several calendars count as
+    independent, so that intervals on them are too narrow. Costs 2 gradients for each number, and one more.
+    """
+    try:
+        return _intervals(search, free, level)
+    except NotFinite:
+        none = np.full(len(free), np.nan)
+        return Intervals(none, none, none)
+
+
+def _intervals(search: Search, free: Float64[np.ndarray, " numbers"], level: float) -> Intervals:
     parts, count = list(search.fitted), len(free)
     softness = search.settings.softness[1]
     curvature = np.zeros((count, count))
@@ -48,8 +53,6 @@ def intervals(
         _, ahead, _ = search.value((free + step)[None], parts, softness)
         _, behind, _ = search.value((free - step)[None], parts, softness)
         curvature[k] = (ahead[0] - behind[0]) / (2 * STEP)
-        if progress is not None:
-            progress(k + 1, count + 1)
     pieces = search.pieces(free, parts, softness)
     covariance = sandwich(curvature, pieces)
     errors = _roots(np.diag(covariance))
@@ -65,8 +68,6 @@ def intervals(
         together[list(block.places)] = block.kind != "interval"
     low = np.where(together, value - around, np.where(np.isfinite(errors), ends[0], np.nan))
     high = np.where(together, value + around, np.where(np.isfinite(errors), ends[1], np.nan))
-    if progress is not None:
-        progress(count + 1, count + 1)
     return Intervals(errors, low, high)
 
 

@@ -4,7 +4,7 @@ A key is free where changing it changes leaves of the model, each from the key's
 model can be fitted whose numbers are leaves, and what is static is refused by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,9 +16,10 @@ from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Array, Float, Float64, Int
 from pydantic import BaseModel
 
-from marginax.config import Config, parse_config
+from marginax.config import Config
 from marginax.market_sections import ClassParameters
 from marginax.models import MarginModel, load_model
+from marginax.parameter_file import settings_over
 from marginax.problems import BadInput, Problem
 from marginax_calibration.fitting.bijectors import INSIDE, Kind, Space, blocks_of
 
@@ -36,21 +37,28 @@ FILTERS = {
     "garch": ("filter.alpha", "filter.beta"),
     "har": ("filter.daily", "filter.weekly", "filter.monthly"),
 }
-CLASSES = "classes.parameters"
+CLASSES = ("classes", "parameters")
+# A leaf of an installed model may be in single precision.
+SAME = 1e-6
 
 
 @dataclass(frozen=True)
 class Free:
-    """A free number: its key, the value to start from, the bounds of what is allowed, and the key it is one of.
+    """A free number: where it is in a configuration, the value to start from, and the bounds of what is allowed.
 
     `pooled` is the key that numbers by class or underlying stand for: `filter.bound` of `classes.parameters.BTC.bound`.
     """
 
-    key: str
+    path: tuple[str, ...]
     value: float
     low: float
     high: float
     pooled: str
+
+    @property
+    def key(self) -> str:
+        """The path with dots."""
+        return ".".join(self.path)
 
 
 class Place(eqx.Module):
@@ -92,7 +100,7 @@ class Tunable:
 
     def config_at(self, values: Sequence[float]) -> Config:
         """The configuration at these values."""
-        return with_values(self.config, {each.key: float(v) for each, v in zip(self.free, values, strict=True)})
+        return with_values(self.config, {each.path: float(v) for each, v in zip(self.free, values, strict=True)})
 
 
 def usual_keys(config: Config) -> tuple[str, ...]:
@@ -120,54 +128,69 @@ def tunable(config: Config, keys: Sequence[str] = (), *, by: By = "all", underly
     one for all. Raises BadInput for a key that is none, is no number, or that no leaf depends on.
     """
     wanted = tuple(keys) or usual_keys(config)
+    for key in wanted:
+        if wanted.count(key) > 1:
+            raise _refused(key, "is named twice", "Name each key once")
     if by != "all":
         config = _by_class(config, underlyings, alone=by == "underlying")
     words = sorted({config.classes.names.get(name, config.classes.default) for name in underlyings})
+    if by == "underlying":
+        words = sorted(underlyings)
     free: list[Free] = []
     for key in wanted:
         table, _, name = key.rpartition(".")
         split = by != "all" and table in ("filter", "scenarios") and name in ClassParameters.model_fields
-        own = [f"{CLASSES}.{word}.{name}" for word in words] if split else [key]
-        free += [_free(config, each, key) for each in own]
-    names = [each.key for each in free]
-    space = Space(blocks_of([(each.low, each.high) for each in free], _together(names)))
+        paths = [(*CLASSES, word, name) for word in words] if split else [_path(config, key)]
+        free += [_free(config, each, key) for each in paths]
+    paths = [each.path for each in free]
+    space = Space(blocks_of([(each.low, each.high) for each in free], _together(paths)))
     inside = space.inside(np.array([each.value for each in free]))
-    settled = with_values(config, dict(zip(names, inside.tolist(), strict=True)))
+    settled = with_values(config, dict(zip(paths, inside.tolist(), strict=True)))
     model = load_model(settled)
     return Tunable(settled, model, tuple(free), _places(settled, model, free, inside), space)
 
 
-def with_values(config: Config, values: dict[str, float]) -> Config:
-    """A configuration with the numbers of some keys changed."""
-    tables = config.model_dump(mode="json", exclude_defaults=True)
-    for key, value in values.items():
-        *path, name = key.split(".")
-        table = tables
+def with_values(config: Config, values: Mapping[tuple[str, ...], float]) -> Config:
+    """A configuration with the numbers at some paths changed."""
+    settings: dict[str, Any] = {}
+    for (*path, name), value in values.items():
+        table = settings
         for step in path:
             table = table.setdefault(step, {})
         table[name] = value
-    return parse_config(tables, "parameters")
+    return settings_over(config, settings, "parameters")
 
 
-def _free(config: Config, key: str, pooled: str) -> Free:
-    """A key as a free number; raises BadInput for what is none."""
+def _path(config: Config, key: str) -> tuple[str, ...]:
+    """The path of a key; the name of a class may have dots of its own."""
+    head = ".".join(CLASSES) + "."
+    if key.startswith(head):
+        word, _, name = key.removeprefix(head).rpartition(".")
+        return (*CLASSES, word, name)
+    return tuple(key.split("."))
+
+
+def _free(config: Config, path: tuple[str, ...], pooled: str) -> Free:
+    """A number at a path as a free one; raises BadInput for what is none."""
     section: Any = config
-    *path, name = key.split(".")
+    key, name = ".".join(path), path[-1]
     try:
-        for step in path:
+        for step in path[:-1]:
             section = section[step] if isinstance(section, dict) else getattr(section, step)
         value = section[name] if isinstance(section, dict) else getattr(section, name)
-    except (AttributeError, KeyError):
+    except (AttributeError, KeyError, TypeError):
         raise _refused(key, "is not a key of the configuration", "See `marginax init` for the keys") from None
     if value is None and isinstance(section, ClassParameters):
         value = _usual(config, name)
+    if isinstance(section, dict) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)  # numbers of an installed model have no schema
     if not isinstance(value, float):
         what = "is no number that could be moved a little"
         if value is None:
             what = "is switched off, and has no number to start from"
         raise _refused(key, what, "Set it in the configuration, or leave it out of the free keys")
     low, high = _bounds(type(section), name) if isinstance(section, BaseModel) else (-np.inf, np.inf)
-    return Free(key, float(value), low, high, pooled)
+    return Free(path, value, low, high, pooled)
 
 
 def _usual(config: Config, name: str) -> Any:
@@ -187,34 +210,30 @@ def _bounds(section: type[BaseModel], name: str) -> tuple[float, float]:
     return low, high
 
 
-def _together(names: Sequence[str]) -> list[tuple[Kind, list[int]]]:
+def _together(paths: Sequence[tuple[str, ...]]) -> list[tuple[Kind, list[int]]]:
     """Places of keys of one table that are constrained together."""
-    place = {name: k for k, name in enumerate(names)}
+    place = {path: k for k, path in enumerate(paths)}
     found: list[tuple[Kind, list[int]]] = []
-    for table in dict.fromkeys(name.rpartition(".")[0] for name in names):
+    for table in dict.fromkeys(path[:-1] for path in paths):
         for kind, keys in TOGETHER:
-            mine = [place[f"{table}.{key}"] for key in keys if f"{table}.{key}" in place]
+            mine = [place[*table, key] for key in keys if (*table, key) in place]
             if len(mine) == len(keys):
                 found.append((kind, mine))
     return found
 
 
 def _by_class(config: Config, underlyings: Sequence[str], *, alone: bool) -> Config:
-    """The same configuration with a table for each class that the underlyings are in, or for each underlying."""
+    """The same configuration with a table for each class that the underlyings are in, or for each underlying.
+
+    A table of its own has what the class had; all other classes stay as they are.
+    """
     classes = config.classes
     own = {name: classes.names.get(name, classes.default) for name in underlyings}
-    tables = config.model_dump(mode="json", exclude_defaults=True)
     kept = {word: table.model_dump(exclude_none=True) for word, table in classes.parameters.items()}
+    every: dict[str, Any] = {word: {} for word in {*own.values(), *classes.names.values()} - set(kept)}
     if alone:
-        split = {name: kept.get(word, {}) for name, word in own.items()}
-        rest = {classes.default: kept[classes.default]} if classes.default in kept else {}
-        names = {name: name for name in underlyings}
-        names |= {name: word for name, word in classes.names.items() if name not in own and word in rest}
-        tables["classes"] = {"default": classes.default, "names": names, "parameters": {**rest, **split}}
-    else:
-        more: dict[str, Any] = {word: {} for word in set(own.values()) - set(kept)}
-        tables["classes"] = {"default": classes.default, "names": classes.names, "parameters": {**kept, **more}}
-    return parse_config(tables, "classes")
+        every |= {name: kept.get(word, {}) for name, word in own.items()}
+    return settings_over(config, {"classes": {"parameters": every}}, "classes")
 
 
 def _places(config: Config, model: MarginModel, free: Sequence[Free], values: np.ndarray) -> tuple[Place, ...]:
@@ -223,11 +242,11 @@ def _places(config: Config, model: MarginModel, free: Sequence[Free], values: np
     found: dict[int, list[tuple[int, int]]] = {}
     for number, (each, value) in enumerate(zip(free, values.tolist(), strict=True)):
         moved = _moved(each, value)
-        changed = jax.tree.leaves(load_model(with_values(config, {each.key: moved})))
+        changed = jax.tree.leaves(load_model(with_values(config, {each.path: moved})))
         hits = 0
         for leaf, (old, new) in enumerate(zip(before, map(np.asarray, changed), strict=True)):
             for entry in np.flatnonzero(old.ravel() != new.ravel()).tolist():
-                if not np.allclose([old.ravel()[entry], new.ravel()[entry]], [value, moved], rtol=1e-9, atol=0):
+                if not np.allclose([old.ravel()[entry], new.ravel()[entry]], [value, moved], rtol=SAME, atol=0):
                     raise _refused(each.key, "enters the model otherwise than as it is", "Leave it out")
                 found.setdefault(leaf, []).append((entry, number))
                 hits += 1

@@ -5,15 +5,15 @@ step alone, and all that a step needs is in the state. What is kept is the best 
 checked on; a start stops when nothing has improved there for some checks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
 from marginax_calibration.fitting.ground import Ground, Part
 from marginax_calibration.fitting.objective import (
@@ -25,63 +25,16 @@ from marginax_calibration.fitting.objective import (
     table_slopes,
     weighted,
 )
+from marginax_calibration.fitting.state import NotFinite, Report, Row, Settings, State
 
 # Steps of L-BFGS are halved so often before a start is given up as settled, and must fall by so much of the slope.
 HALVINGS, SUFFICIENT = 6, 1e-4
+# Starts that are nearer to each other than this in the free scale are one.
+SAME_START = 1e-6
 # Length of the first step of L-BFGS in the free scale.
 FIRST = 0.3
 # A fall of the objective that is smaller than this is none: single precision, and margins that jump.
 LEAST_GAIN = 1e-4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to search. `batch` is in stretches of bars (0: all, which L-BFGS always takes), `rate` in the free scale.
-
-    Raises ValueError for what is out of range.
-    """
-
-    method: str = "adam"
-    steps: int = 120
-    batch: int = 8
-    rate: float = 0.06
-    starts: int = 3
-    spread: float = 0.7
-    check_every: int = 10
-    patience: int = 4
-    softness: tuple[float, float] = (0.08, 0.01)
-    seed: int = 7
-
-    def __post_init__(self) -> None:
-        if self.method not in ("adam", "lbfgs"):
-            raise ValueError(f"`{self.method}` is no method of search; say adam or lbfgs")
-        for name, least in (("steps", 1), ("starts", 1), ("check_every", 1), ("patience", 1), ("batch", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; give {least} or more")
-
-
-class State(NamedTuple):
-    """Where a search stands after `step` steps; leaves by start."""
-
-    step: int
-    free: Float64[np.ndarray, "starts numbers"]
-    optimiser: Any
-    best: Float64[np.ndarray, "starts numbers"]
-    best_value: Float64[np.ndarray, " starts"]
-    best_step: Float64[np.ndarray, " starts"]
-    done: Bool[np.ndarray, " starts"]
-
-
-class NotFinite(Exception):
-    """The objective went to no number; `state` is that before."""
-
-    def __init__(self, message: str, state: State | None = None) -> None:
-        super().__init__(message)
-        self.state = state
-
-
-Row = dict[str, Any]
-Report = Callable[[State, list[Row]], None]
 
 
 @dataclass
@@ -115,11 +68,11 @@ class Search:
         near = [self._origin]
         for each in others:
             free = self.ground.tunable.space.free(np.asarray(each, float))
-            if all(np.abs(free - known).max() > LEAST_GAIN for known in near):
+            if all(np.abs(free - known).max() > SAME_START for known in near):
                 near.append(free)
         while len(near) < settings.starts:
             near.append(self._origin + settings.spread * rng.standard_normal(count))
-        free = np.stack(near[: settings.starts])
+        free = np.stack(near)
         starts = len(free)
         infinite = np.full(starts, np.inf)
         return State(0, free, self._empty(free), free.copy(), infinite, np.zeros(starts), np.zeros(starts, bool))
@@ -129,17 +82,21 @@ class Search:
 
         Raises NotFinite where the objective is no number.
         """
-        if state.step == 0:
-            state, row = self._check(state)
+        if np.isinf(state.best_value).all():
+            state, row = self._check(state, np.arange(len(state.free)))
             if report is not None:
                 report(state, row)
         while state.step < self.settings.steps and not state.done.all():
-            state, rows = self._stepped(state)
-            if state.step % self.settings.check_every == 0 or state.step == self.settings.steps:
-                state, more = self._check(state)
-                rows += more
+            before, open_ = state, ~state.done
+            try:
+                state, rows = self._stepped(state)
+                last = state.step % self.settings.check_every == 0 or state.step == self.settings.steps
+                # A start that has settled is judged where it stands.
+                state, more = self._check(state, np.flatnonzero(open_ if last else open_ & state.done))
+            except NotFinite as error:
+                raise NotFinite(str(error), before) from None
             if report is not None:
-                report(state, rows)
+                report(state, rows + more)
         return state
 
     def value(
@@ -219,16 +176,12 @@ class Search:
         at = np.flatnonzero(~state.done)
         free = state.free[at]
         softness = self._softness(state.step)
-        try:
-            if self.settings.method == "lbfgs":
-                moved, optimiser, told, settled = self._lbfgs(state, at, softness)
-            else:
-                parts = self._batch(state.step)
-                _, gradient, told = self.value(free, parts, softness)
-                moved, optimiser = self._adam(state, at, gradient)
-                settled = np.zeros(len(at), bool)
-        except NotFinite as error:
-            raise NotFinite(str(error), state) from None
+        if self.settings.method == "lbfgs":
+            moved, optimiser, told, settled = self._lbfgs(state, at, softness)
+        else:
+            _, gradient, told = self.value(free, self._batch(state.step), softness)
+            moved, optimiser = self._adam(state, at, gradient)
+            settled = np.zeros(len(at), bool)
         numbers, done = state.free.copy(), state.done.copy()
         numbers[at], done[at] = moved, settled
         step = state.step + 1
@@ -307,15 +260,11 @@ class Search:
 
         return jax.tree.map(one, whole, part)
 
-    def _check(self, state: State) -> tuple[State, list[Row]]:
-        """Judge every start that is not done on the stretches that are checked on."""
-        at = np.flatnonzero(~state.done)
+    def _check(self, state: State, at: np.ndarray) -> tuple[State, list[Row]]:
+        """Judge some starts on the stretches that are checked on."""
         if not len(at):
             return state, []
-        try:
-            totals, told = self.judged(state.free[at], self.checked or self.fitted)
-        except NotFinite as error:
-            raise NotFinite(str(error), state) from None
+        totals, told = self.judged(state.free[at], self.checked or self.fitted)
         best, value, when, done = state.best.copy(), state.best_value.copy(), state.best_step.copy(), state.done.copy()
         better = at[totals < value[at] - LEAST_GAIN]
         best[better], when[better] = state.free[better], state.step
@@ -345,7 +294,10 @@ class Search:
         bad = [name for each in told for name, number in each.items() if not np.isfinite(number)]
         names = ", ".join(f"`{name}`" for name in dict.fromkeys(bad)) or "the gradient"
         where = self._where(tables, rows, parts)
-        start = int(np.argmax(~np.isfinite(totals)))
+        wrong = ~np.isfinite(totals)
+        if gradient is not None:
+            wrong |= ~np.isfinite(gradient).all(axis=1)
+        start = int(np.argmax(wrong))
         numbers = ", ".join(
             f"{each.key} = {value:.6g}" for each, value in zip(self.ground.tunable.free, values[start], strict=True)
         )

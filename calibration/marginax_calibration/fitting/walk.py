@@ -12,9 +12,9 @@ from marginax.config import Config
 from marginax.models import MarginModel
 from marginax.problems import BadInput, Problem
 from marginax_calibration.calendar_groups import CalendarGroup
-from marginax_calibration.fitting.fit import Fit, Report, fit
+from marginax_calibration.fitting.fit import Fit, fit
 from marginax_calibration.fitting.objective import Weights
-from marginax_calibration.fitting.search import Settings
+from marginax_calibration.fitting.state import Report, Settings
 from marginax_calibration.replay import NothingReplayed, replay
 
 FITTED = "fitted"
@@ -49,6 +49,10 @@ def walk_forward(
     """
     if not dates or any(later <= sooner for sooner, later in pairwise(dates)):
         raise BadInput([Problem("dates", None, None, "do not rise", "Give each date of a refit once, in order")])
+    longest = max(1 / group.panel.grid.bars_per_day for group in groups)
+    if purge_days < max(1, longest):
+        what, remedy = f"is {purge_days}", f"Give {int(np.ceil(max(1, longest)))} or more: a bar, and a day at least"
+        raise BadInput([Problem("purge_days", None, None, what, remedy)])
     fits: dict[np.datetime64, Fit] = {}
     tables: list[pl.DataFrame] = []
     ends = [*(date - np.timedelta64(1, "us") for date in dates[1:]), last_time]

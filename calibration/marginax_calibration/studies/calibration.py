@@ -19,7 +19,7 @@ from marginax_calibration.calendar_groups import CalendarGroup, calendar_groups
 from marginax_calibration.fitting.fit import Fit, fit
 from marginax_calibration.fitting.objective import Weights
 from marginax_calibration.fitting.parameters import with_values
-from marginax_calibration.fitting.search import Settings
+from marginax_calibration.fitting.state import Settings
 from marginax_calibration.fitting.walk import FITTED, Walk, margined, walk_forward, yearly
 from marginax_calibration.models import load_models
 from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
@@ -117,7 +117,7 @@ def frontier(found: Walk, folder: Path) -> pl.DataFrame:
     tables = []
     for weight in STRESS:
         for date, end in zip(dates, ends, strict=True):
-            config = with_values(found.fits[date].config, {"stress_period.weight": weight})
+            config = with_values(found.fits[date].config, {("stress_period", "weight"): weight})
             tables += margined(f"{weight:g}", load_model(config), groups, date, end, found.fits[date].settings.seed)
     pooled = judge(pl.concat(tables).sort("date", "portfolio", "model"))["pooled"]
     return pl.DataFrame(

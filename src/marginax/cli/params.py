@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from marginax.config import Config
     from marginax.parameter_diff import ParameterDiff
 
+EXCEPTED = 3
 MOST_CHANGED = 10
 SHOWN = ("equity", "initial_margin", "initial_margin_after", "initial_change", "call", "call_after")
 
@@ -25,9 +26,6 @@ def diff(
     underlyings: Annotated[Path, typer.Option(help="index prices", metavar="FILE")],
     history: Annotated[list[Path], typer.Option(help="past prices; several files may follow", metavar="FILE")],
     forwards: Annotated[Path | None, typer.Option(help="forward prices of expiries of options", metavar="FILE")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="configuration that both are put over; default: the model's preset")
-    ] = None,
     as_of: Annotated[str | None, typer.Option(help="UTC time of the margin; default: the latest quote")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw")] = None,
     out: Annotated[Path | None, typer.Option(help="where the table by account goes (Parquet)", metavar="FILE")] = None,
@@ -39,7 +37,11 @@ def diff(
     from marginax.parameter_diff import parameter_diff
     from marginax.tables.results import write_files
 
-    first, second = (_configuration(each, config) for each in (before, after))
+    inputs = [instruments, positions, balances, quotes, underlyings, *history, *([forwards] if forwards else [])]
+    if out is not None and out.resolve() in {path.resolve() for path in (*inputs, Path(before), Path(after))}:
+        what, remedy = "is an input, which the result would replace", "Name another file"
+        raise BadInput([Problem(str(out), None, None, what, remedy)])
+    first, second = (_configuration(each) for each in (before, after))
     held = read_book(instruments=instruments, positions=positions, balances=balances)
     time = utc_time(as_of) if as_of else first.run.as_of
     prices = read_market(
@@ -61,7 +63,7 @@ def diff(
         _print(found, first, second)
     if out is not None:
         typer.echo(f"Wrote {out}", err=json)
-    return 0
+    return EXCEPTED if found.totals["compared"] < found.totals["accounts"] else 0
 
 
 def approve(
@@ -71,33 +73,28 @@ def approve(
 ) -> int:
     """Write an approval into a parameter file."""
     import json
-    from datetime import UTC, datetime
 
-    from marginax.parameter_file import read_document
+    from marginax.parameter_file import approved, read_document
     from marginax.tables.results import write_files
 
-    document = read_document(file)
     for flag, words in (("--note", note), ("--by", by)):
         if not words.strip():
             raise BadInput([Problem(flag, None, None, "is empty", "Say who approves, and of what")])
-    document["approval"] = {"note": note.strip(), "by": by.strip(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-    text = json.dumps(document, indent=1) + "\n"
+    text = json.dumps(approved(read_document(file, approval=False), note, by), indent=1) + "\n"
     write_files({file: lambda path: path.write_text(text, encoding="utf-8")})
     typer.echo(f"Wrote {file}: approved by {by.strip()}")
     return 0
 
 
-def _configuration(name: str, config: Path | None) -> "Config":
+def _configuration(name: str) -> "Config":
     """What a parameter file, a preset or a TOML file stands for."""
-    from marginax.config import load_config
     from marginax.models.load import model_config
     from marginax.parameter_file import read_document, settings_over
 
     if not name.endswith(".json"):
         return model_config(name)
     document = read_document(Path(name))
-    base = model_config(document["model"]) if config is None else load_config(config)
-    return settings_over(base, document["settings"], name)
+    return settings_over(model_config(document["model"]), document["settings"], name)
 
 
 def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
@@ -125,10 +122,7 @@ def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
     for title in ("account", "equity", "initial before", "after", "change", "call before", "after"):
         table.add_column(title, justify="left" if title == "account" else "right")
     for row in most.head(MOST_CHANGED).iter_rows(named=True):
-        cells = (
-            row[k] for k in ("equity", "initial_margin", "initial_margin_after", "initial_change", "call", "call_after")
-        )
-        table.add_row(row["account_id"], *(f"{cell:,.0f}" for cell in cells))
+        table.add_row(row["account_id"], *(f"{row[name]:,.0f}" for name in SHOWN))
     console.print("Who would owe most more:")
     console.print(table)
 

@@ -96,7 +96,8 @@ def whole_files(files: Mapping[Path, Callable[[Path], object]]) -> Iterator[None
     Raises OSError where one cannot be written; all then stand as they were.
     """
     whole = {path.resolve(): write for path, write in files.items()}  # behind a link, what it points to
-    partials = {path: path.with_name(f"{PARTIAL}.{path.name}") for path in whole}  # writers go by the suffix
+    # Writers go by the suffix, and two processes may write one file.
+    partials = {path: path.with_name(f"{PARTIAL}.{os.getpid()}.{path.name}") for path in whole}
     try:
         for path, write in whole.items():
             write(partials[path])
