@@ -21,7 +21,7 @@ from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
 # One number for each underlying, one for all, and the bounds of a few: 30 together.
 EACH, ALL, BOUNDS = "filter.fast_share", ("correlation.half_life_days", "correlation.shrinkage", "stress_period.weight",
                                           "dependence.share"), 6  # fmt: skip
-SEARCH = Settings(steps=30, batch=4, starts=3, check_every=10)
+SEARCH = Settings(steps=30, batch=4, starts=3, check_every=15)
 
 
 def run(repeats: int = 3) -> dict[str, Any]:

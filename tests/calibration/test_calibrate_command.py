@@ -14,6 +14,7 @@ from calibration._histories import DAYS, held, prices, table
 from marginax.cli.app import Exit, run
 
 UNTIL = f"{DAYS[535]:%Y-%m-%d}"
+# The model and the keys of the other fits, whose programs are compiled.
 KEYS = "filter.fast_share,scenarios.volatility_floor"
 MODEL = """
 model = "dynamic"
@@ -22,6 +23,12 @@ window = 260
 [stress_period]
 weight = 0.3
 bars = 60
+[dependence]
+share = 0.2
+[procyclicality]
+buffer = 0.25
+rise_limit = 0.05
+fall_limit = 0.01
 """
 
 
@@ -117,6 +124,36 @@ def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
     assert without_date(tmp_path / "fit.json") == without_date(fitted / "fit.json")
     paths = (pl.read_parquet(folder / "dir" / "path.parquet") for folder in (tmp_path, fitted))
     assert next(paths).equals(next(paths))
+
+
+def test_an_objective_that_is_no_number_stops_the_search_and_keeps_the_best_so_far_apart(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from marginax_calibration.fitting.search import Search
+    from marginax_calibration.fitting.state import NotFinite
+
+    usual, calls = Search.value, []
+
+    def failing(self: Search, *given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise NotFinite("`cost` is no number: on 2022-01-01 a margin is none of 'basket'")
+        return usual(self, *given)
+
+    monkeypatch.setattr(Search, "value", failing)
+    folder = tmp_path / "dir"
+    assert run(words(inputs, tmp_path / "fit.json", "--dir", str(folder))) == Exit.BAD_INPUT
+    told = capsys.readouterr().err
+    assert "`cost` is no number: on 2022-01-01" in told
+    assert not (tmp_path / "fit.json").exists()
+    assert {path.name for path in folder.iterdir()} == {"search.npz", "unfinished.json"}
+    assert json.loads((folder / "unfinished.json").read_text())["step"] == 2
+    taken = ["--models", "dynamic", "--params", str(folder / "unfinished.json")]
+    assert run(["backtest", "--history", str(inputs / "history.csv"), *taken]) == Exit.BAD_INPUT
+    assert "is of the format `marginax.unfinished/1`" in capsys.readouterr().err
+    monkeypatch.setattr(Search, "value", usual)
+    assert run([*words(inputs, tmp_path / "fit.json", "--dir", str(folder)), "--resume"]) == Exit.SUCCESS
+    assert not (folder / "unfinished.json").exists()
 
 
 @pytest.mark.parametrize(

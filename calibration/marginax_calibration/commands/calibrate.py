@@ -89,6 +89,7 @@ def command(
         wanted = Weights().of(weights) if weights else Weights()
     except ValueError as error:
         raise BadInput([Problem("--weights", None, None, str(error), "Say such as cost=0.5,uncovered=0.1")]) from None
+    from marginax.config import preset_names
     from marginax.models.load import model_config
     from marginax_calibration.fitting.fit import Fitting
     from marginax_calibration.judgement import read_groups
@@ -107,6 +108,7 @@ def command(
     fitting = Fitting(
         settled(config, common),
         groups,
+        name=model if model in preset_names() else "",
         weights=wanted,
         settings=settings,
         keys=names_in(free),

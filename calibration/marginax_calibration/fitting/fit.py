@@ -87,6 +87,7 @@ class Fitting:
         model: str | Path | Config,
         groups: Sequence[CalendarGroup],
         *,
+        name: str = "",
         weights: Weights | None = None,
         settings: Settings | None = None,
         keys: Sequence[str] = (),
@@ -97,10 +98,13 @@ class Fitting:
         embargo_bars: int = 0,
         streams: int = 0,
     ) -> None:
-        """Raises BadInput and ValueError as `fit` does."""
+        """`name` is the preset or installed model that a configuration is a change of (default: its `model`).
+
+        Raises BadInput and ValueError as `fit` does.
+        """
         config = model if isinstance(model, Config) else model_config(model)
         # A parameter file stands on what everybody has: a preset or an installed model, not a file of one's own.
-        self.name = str(model) if str(model) in preset_names() else config.model
+        self.name = name or (str(model) if str(model) in preset_names() else config.model)
         self.base = model_config(self.name)
         self.weights, self.settings = weights or Weights(), settings or Settings()
         self._underlyings = sorted({name for group in groups for each in group.portfolios for name in each.underlyings})
