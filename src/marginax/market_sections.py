@@ -99,8 +99,7 @@ class ClassParameters(Section):
 
 
 class AssetClasses(Section):
-    """Parameters by asset class: that of `underlyings.asset_class`, else of `names`, else `default`; a table that goes
-    by the name of an underlying is that underlying's own."""
+    """Parameters by asset class: a table of its own name, `underlyings.asset_class`, `names`, else `default`."""
 
     default: str = Field("altcoins", min_length=1, description="class of an underlying that nothing else places")
     names: dict[str, str] = Field({}, description="class by underlying, where `underlyings.asset_class` says nothing")
