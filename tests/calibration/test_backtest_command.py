@@ -220,7 +220,7 @@ def test_a_model_for_another_horizon_is_refused() -> None:
         (["--history", "nowhere.csv"], "nowhere.csv"),
         (["--portfolios", "nowhere.csv"], "nowhere.csv"),
         (["--params", "nowhere.json"], "nowhere.json"),
-        (["--params", "{params}"], "not among the models"),
+        (["--params", "{params}"], "and what is run is"),
         (["--params", "{torn}"], "cannot be read"),
         (["--json", "no_such_folder/j.json"], "no_such_folder"),
         (["--daily", "."], "is no file"),
