@@ -7,6 +7,7 @@ at bar 200. Every history here has the same shape, so that each model is compile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,14 @@ def known_at(daily: pl.DataFrame, bar: int) -> tuple[pl.DataFrame, pl.DataFrame]
     """Everything that was known at the close of a bar: the margins set up to it, and the losses up to it."""
     margins = daily.filter(pl.col("date") <= DAYS[bar + 1].date()).drop("loss")
     return margins, daily.filter(pl.col("date") <= DAYS[bar].date()).drop(*FIGURES)
+
+
+def write_inputs(folder: Path) -> None:
+    """The usual history and the eight portfolios, as files."""
+    table(prices()).write_csv(folder / "history.csv")
+    legs = [(each.name, each.kind, leg.underlying, leg.weight) for each in held().values() for leg in each.legs]
+    rows = pl.DataFrame(legs, schema=["portfolio", "kind", "underlying", "weight"], orient="row")
+    rows.write_csv(folder / "portfolios.csv")
 
 
 def columns(each: Portfolio) -> dict[int, float]:

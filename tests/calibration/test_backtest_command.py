@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import marginax as mx
-from calibration._histories import DAYS, FIGURES, at_bar, configured, held, prices, table, usual
+from calibration._histories import DAYS, FIGURES, at_bar, configured, held, prices, table, usual, write_inputs
 from marginax.cli.app import Exit, run
 from marginax_calibration.backtests import judge
 from marginax_calibration.judgement import backtest, read_groups
@@ -28,10 +28,7 @@ FEW = ("--from", f"{DAYS[452]:%Y-%m-%d}", "--to", f"{DAYS[511]:%Y-%m-%d}")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the usual history and the eight portfolios, as files."""
     folder = tmp_path_factory.mktemp("inputs")
-    table(prices()).write_csv(folder / "history.csv")
-    legs = [(each.name, each.kind, leg.underlying, leg.weight) for each in held().values() for leg in each.legs]
-    rows = pl.DataFrame(legs, schema=["portfolio", "kind", "underlying", "weight"], orient="row")
-    rows.write_csv(folder / "portfolios.csv")
+    write_inputs(folder)
     return folder
 
 

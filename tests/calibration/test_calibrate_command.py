@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from calibration._histories import DAYS, held, prices, table
+from calibration._histories import DAYS, write_inputs
 from marginax.cli.app import Exit, run
 
 UNTIL = f"{DAYS[535]:%Y-%m-%d}"
@@ -35,10 +35,7 @@ fall_limit = 0.01
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    table(prices()).write_csv(folder / "history.csv")
-    legs = [(each.name, each.kind, leg.underlying, leg.weight) for each in held().values() for leg in each.legs]
-    rows = pl.DataFrame(legs, schema=["portfolio", "kind", "underlying", "weight"], orient="row")
-    rows.write_csv(folder / "portfolios.csv")
+    write_inputs(folder)
     (folder / "mine.toml").write_text(MODEL)
     return folder
 

@@ -12,7 +12,7 @@ from calibration._fits import config
 from marginax.models.load import model_config
 from marginax.problems import BadInput
 from marginax_calibration.fitting.bijectors import Block, Space, blocks_of
-from marginax_calibration.fitting.parameters import tunable, usual_keys, with_values
+from marginax_calibration.fitting.parameters import put, tunable, usual_keys, with_values
 
 BLOCKS = (
     Block((0,), "interval", 0.0, np.inf),
@@ -73,7 +73,7 @@ def test_the_usual_keys_are_those_of_the_parts_that_are_on() -> None:
 def test_a_model_at_some_values_is_the_model_of_the_configuration_with_them(double: None, by: str) -> None:
     numbers = tunable(config(), by=by, underlyings=["BTC", "ETH", "ADA"])  # type: ignore[arg-type]
     values = numbers.start * np.linspace(0.9, 1.1, len(numbers.start))
-    leaves = jax.tree.leaves(numbers.at(jnp.asarray(values)))
+    leaves = jax.tree.leaves(put(numbers.model, numbers.places, jnp.asarray(values)))
     wanted = jax.tree.leaves(mx.load_model(numbers.config_at(values.tolist())))
     for found, each in zip(leaves, wanted, strict=True):
         np.testing.assert_allclose(found, each, rtol=1e-12)

@@ -169,13 +169,12 @@ def _search(
 
 def _write(found: "Fit", fitting: "Fitting", inputs: Sequence[Path | None], out: Path, dir_: Path | None) -> None:
     """The parameter file, and the folder with the fit, its path and a manifest."""
-    import json
     from importlib.metadata import version
 
     from marginax.tables.results import whole_files, write_tables
-    from marginax_calibration.fitting.fit_file import document
+    from marginax_calibration.fitting.fit_file import text_of
 
-    text = json.dumps(document(found), indent=1, allow_nan=False) + "\n"
+    text = text_of(found)
     with whole_files({out: lambda path: path.write_text(text, encoding="utf-8")}):
         if dir_ is not None:
             manifest = {

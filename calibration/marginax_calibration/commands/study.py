@@ -134,10 +134,8 @@ def _forecasts(folder: Path, out: Path, seed: int) -> None:
 
 
 def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
-    import json
-
     from marginax.tables.results import write_files
-    from marginax_calibration.fitting.fit_file import document
+    from marginax_calibration.fitting.fit_file import text_of
     from marginax_calibration.studies import calibration
 
     drawn = pictures()
@@ -164,8 +162,7 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
         typer.echo(f"Wrote {out / stem}.parquet")
         if plan.history == calibration.HOME:
             found = _with_search("defaults", partial(calibration.defaults, folder))
-            text = json.dumps(document(found), indent=1, allow_nan=False) + "\n"
-            write_files({out / "dynamic.json": _text(text)})
+            write_files({out / "dynamic.json": _text(text_of(found))})
             typer.echo(f"Wrote {out / 'dynamic.json'}")
 
 

@@ -83,6 +83,11 @@ def document(found: Fit) -> dict[str, Any]:
     }
 
 
+def text_of(found: Fit) -> str:
+    """The document as the file has it."""
+    return json.dumps(document(found), indent=1, allow_nan=False) + "\n"
+
+
 def _settings(found: Fit, config: Config) -> dict[str, Any]:
     """What differs from the model's own configuration, and every fitted number whether it moved or not.
 

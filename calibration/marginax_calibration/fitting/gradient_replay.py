@@ -4,8 +4,8 @@ Reverse mode by hand at two joints, so that any objective of the table of margin
 bars, and nothing but inputs is kept: forward, the filters run over the whole history once and each stretch of bars is
 margined from what they knew; back, each stretch is margined again bar by bar (rematerialised) and pulls the slopes of
 its margins to the free numbers and to what the filters knew, and the filters pull the latter's sum. Several sets of
-numbers are one batch: their stretches are spread over the cores one by one (`vmap` over sets takes twice as long: what
-is one set's fits a core's cache).
+numbers are one batch: their stretches are spread over the cores one by one, and not by `vmap`, so that what a core
+works on fits its cache.
 """
 
 from collections.abc import Callable, Sequence

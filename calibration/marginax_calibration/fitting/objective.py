@@ -158,6 +158,10 @@ def weighted(found: Mapping[str, Any], weights: Weights) -> Any:
     return sum(getattr(weights, name) * value for name, value in found.items())
 
 
+table_terms = jax.jit(terms, static_argnames="tail")
+"""`terms`, compiled."""
+
+
 @partial(jax.jit, static_argnames=("weights", "tail"))
 def table_slopes(
     tables: Sequence[Float[Array, "bars portfolios 3"]],

@@ -94,10 +94,6 @@ class Tunable:
         """The values that the configuration has, moved inside what is allowed."""
         return self.space.inside(np.array([each.value for each in self.free]))
 
-    def at(self, values: Float[Array, " numbers"]) -> MarginModel:
-        """The model at these values; traceable, the gradient is the model's own."""
-        return put(self.model, self.places, values)
-
     def config_at(self, values: Sequence[float]) -> Config:
         """The configuration at these values."""
         return with_values(self.config, {each.path: float(v) for each, v in zip(self.free, values, strict=True)})

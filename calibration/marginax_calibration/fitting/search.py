@@ -23,6 +23,7 @@ from marginax_calibration.fitting.objective import (
     prior_slopes,
     prior_terms,
     table_slopes,
+    table_terms,
     weighted,
 )
 from marginax_calibration.fitting.state import NotFinite, Report, Row, Settings, State
@@ -151,7 +152,7 @@ class Search:
         told = []
         for start in range(len(free)):
             mine = [table[start] for table in tables]
-            found, _ = table_slopes(mine, rows, self.reference, 0.0, weights=self.weights, tail=self._tail)
+            found = table_terms(mine, rows, self.reference, 0.0, tail=self._tail)
             told.append({name: float(number) for name, number in found.items()})
         totals = np.array([weighted(each, self.weights) for each in told])
         self._finite(totals, None, values, tables, rows, parts, told)
@@ -245,7 +246,7 @@ class Search:
         totals = []
         for start, mine in enumerate(free):
             margins = [table[start] for table in tables]
-            found, _ = table_slopes(margins, rows, self.reference, softness, weights=self.weights, tail=self._tail)
+            found = table_terms(margins, rows, self.reference, softness, tail=self._tail)
             with jax.enable_x64(True):
                 priors = prior_terms(jnp.asarray(mine), self._origin, self.prior)
             totals.append(weighted({name: float(each) for name, each in {**found, **priors}.items()}, self.weights))

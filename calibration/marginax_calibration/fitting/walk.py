@@ -44,8 +44,8 @@ def walk_forward(
     """Fit at each date, and margin from it to the next (the last to `last_time`) with what was fitted.
 
     A fit looks at losses up to `purge_days` before its date: the horizon of a margin, and what embargo one likes. It
-    starts from the configuration, and from the fit before it. Raises BadInput for dates that do not rise or with no
-    history before the first.
+    starts from the configuration and, where there are several starts, from the fit before it too. Raises BadInput for
+    dates that do not rise, with no history before the first, or a purge of less than a bar.
     """
     if not dates or any(later <= sooner for sooner, later in pairwise(dates)):
         raise BadInput([Problem("dates", None, None, "do not rise", "Give each date of a refit once, in order")])
@@ -76,7 +76,8 @@ def walk_forward(
             report=tell,
             **options,
         )
-        fits[date], others = found, [found.values.tolist()]
+        fits[date] = found
+        others = [found.values.tolist()] if found.settings.starts > 1 else []
         tables += margined(name, found.model, groups, date, end, found.settings.seed)
     if not tables:
         raise BadInput([Problem("dates", None, None, "have no loss after them", "Give earlier dates")])

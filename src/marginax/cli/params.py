@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from marginax.cli.margin import EXCEPTED
 from marginax.problems import BadInput, Problem
 
 if TYPE_CHECKING:
     from marginax.config import Config
     from marginax.parameter_diff import ParameterDiff
 
-EXCEPTED = 3
 MOST_CHANGED = 10
 SHOWN = ("equity", "initial_margin", "initial_margin_after", "initial_change", "call", "call_after")
 
