@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -49,6 +49,8 @@ def test_the_error_grows_with_the_book_and_not_with_cash(
     precision: np.dtype, row: np.ndarray, tail: float, size: float
 ) -> None:
     row, mass = row.astype(precision), np.full(SCENARIOS, 1 / SCENARIOS, precision)
+    # Losses that differ by less than the rounding of cash would tie, and other draws lie beyond the edge of ties.
+    assume(len(np.unique(row + 1_024)) == len(np.unique(row)))
     error = partial(scramble_error, tail=tail, scrambles=8, draws=SCENARIOS)
     once, scaled, richer = (float(error(each, mass)) for each in (row, row * precision.type(size), row + 1_024))
     # Powers of two scale without rounding, except of what is too small to count.

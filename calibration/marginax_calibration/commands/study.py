@@ -143,23 +143,27 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
         plan = calibration.PLANS[name]
         walk = _with_search(name, partial(calibration.walk, plan, folder))
         stem = f"calibration_{name.replace(' ', '_')}"
-        files: dict[Path, Callable[[Path], object]] = {
-            out / f"{stem}.parquet": walk.daily.write_parquet,
-            out / f"{stem}_numbers.md": _text(calibration.numbers(walk) + "\n"),
-            out / f"{stem}_numbers.png": partial(drawn.numbers_through_time, calibration.through_time(walk)),
-        }
+        write_files(
+            {
+                out / f"{stem}.parquet": walk.daily.write_parquet,
+                out / f"{stem}_numbers.md": _text(calibration.numbers(walk) + "\n"),
+                out / f"{stem}_numbers.png": partial(drawn.numbers_through_time, calibration.through_time(walk)),
+            }
+        )
+        typer.echo(f"Wrote {out / stem}.parquet")
         for history in plan.judged:
             rivals = _with_bar(history, partial(calibration.rivals, history, folder))
             mine = walk.daily if history == plan.history else calibration.elsewhere(walk, history, folder)
             judgement = calibration.verdict(rivals, mine)
             place = out / f"calibration_{history.replace(' ', '_')}.md"
-            files[place] = _text(f"{calibration.table(judgement)}\n\n{calibration.targets(judgement)}\n")
+            text = f"{calibration.table(judgement)}\n\n{calibration.targets(judgement)}\n"
+            files: dict[Path, Callable[[Path], object]] = {place: _text(text)}
             if history == calibration.HOME:
                 points = calibration.frontier(walk, folder)
                 files[out / "calibration_frontier.png"] = partial(drawn.frontier, points, calibration.shown(judgement))
                 files[out / "calibration_frontier.md"] = _text(calibration.frontier_table(points) + "\n")
-        write_files(files)
-        typer.echo(f"Wrote {out / stem}.parquet")
+            write_files(files)
+            typer.echo(f"Wrote {place}")
         if plan.history == calibration.HOME:
             found = _with_search("defaults", partial(calibration.defaults, folder))
             write_files({out / "dynamic.json": _text(text_of(found))})

@@ -36,7 +36,7 @@ from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
 from marginax.models.scenario_model import ScenarioDraws
 from marginax.problems import BadInput, Problem
-from marginax.scenarios.carried import Bar, seen_arrays
+from marginax.scenarios.carried import Bar
 from marginax.scenarios.filtering import FactorArrays, factor_arrays, horizon_bars, widened
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.historical import stretches
@@ -115,8 +115,7 @@ class Dynamic(DynamicCharges):
 
     def carry(self, history: FactorHistory) -> DynamicCarried:
         """The filters, their window, and what the tools and the stretch need, after a whole history."""
-        plain, factors = super().carry(history), seen_arrays(history)
-        return self._follower.carried(plain, self._follower.volatility.path(factors), factors)
+        return self._follower.carried(*self._carried(history))
 
     def step(self, state: DynamicCarried, bar: Bar) -> DynamicCarried:
         """All of it one bar on."""

@@ -28,12 +28,13 @@ from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile,
 from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncovered
 from marginax.options import OptionPricing
 from marginax.problems import BadInput, Problem
-from marginax.scenarios.carried import Bar, carried_from, seen_arrays
+from marginax.scenarios.carried import Bar, Carried, carried_from, seen_arrays
 from marginax.scenarios.filtering import FactorArrays, Observed, factor_arrays, with_paths
 from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.past import Past, past_of
 from marginax.scenarios.sets import ScenarioSet
 from marginax.scenarios.source import ScenarioSource
+from marginax.scenarios.volatility import FilterPath
 from marginax_kernels import exceedance_probability, first_worst
 
 PARTS = ("core", "collateral", "haircut", "floor")
@@ -159,12 +160,17 @@ class ScenarioModel(MarginModel):
 
     def carry(self, history: FactorHistory) -> Any:
         """The filters after a whole history, and a window of it. Raises BadInput for stress windows by date."""
+        return self._carried(history)[0]
+
+    def _carried(self, history: FactorHistory) -> tuple[Carried, FilterPath, FactorArrays]:
+        """The same, with the path that the filter took and what it looked at."""
         source = self._replayed()
         if source.stress.windows:
             what = "a stretch of dates is not kept in a state that is carried forward"
             raise BadInput([Problem("configuration", "scenarios.stress", None, what, "Leave it out of the model")])
-        path = source.volatility.path(seen_arrays(history))
-        return carried_from(path, history, self.settings, rows=self._window(history))
+        seen = seen_arrays(history)
+        path = source.volatility.path(seen)
+        return carried_from(path, history, self.settings, rows=self._window(history)), path, seen
 
     def step(self, state: Any, bar: Bar) -> Any:
         """The filters and the window one bar on."""
