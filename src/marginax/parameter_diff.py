@@ -69,5 +69,5 @@ def _totals(accounts: pl.DataFrame) -> dict[str, Any]:
         "initial_margin": float(known["initial_margin"].sum()),
         "initial_margin_after": float(known["initial_margin_after"].sum()),
         "asked": float(change.filter(change > 0).sum()),
-        "freed": float(-change.filter(change < 0).sum()),
+        "freed": abs(float(change.filter(change < 0).sum())),
     }

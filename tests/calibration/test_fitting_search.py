@@ -8,7 +8,7 @@ import pytest
 
 from calibration._fits import config, ground
 from marginax.problems import BadInput
-from marginax_calibration.fitting.ground import Ground
+from marginax_calibration.fitting.ground import LEAST_CHECKED, Ground
 from marginax_calibration.fitting.objective import Weights
 from marginax_calibration.fitting.parameters import tunable
 from marginax_calibration.fitting.search import Search
@@ -154,10 +154,14 @@ def test_windows_that_do_not_fit_the_history_are_refused() -> None:
         ground(tunable(config(), KEYS), last=200)
 
 
-def test_what_is_fitted_ends_before_what_is_checked_begins_and_that_is_a_stretch_at_least() -> None:
-    here = world()
+@pytest.mark.parametrize(("last", "stretches"), [(540, 1), (515, 2)])
+def test_what_is_fitted_ends_before_what_is_checked_begins_and_that_is_half_a_stretch(
+    last: int, stretches: int
+) -> None:
+    """Where the last stretch is shorter than that, the one before it is checked on too."""
+    here = world() if last == 540 else ground(tunable(config(), KEYS), last=last)
     fitted, checked = here.split(0.01)
     assert max(here.end(part) for part in fitted) <= min(here.time(part) for part in checked)
-    # The last stretch of this history is shorter than one, and takes another to itself.
-    assert sum(part.stretch.high - part.stretch.low for part in checked) >= 64
+    assert len(checked) == stretches
+    assert sum(part.stretch.high - part.stretch.low for part in checked) >= LEAST_CHECKED
     assert len(fitted) + len(checked) == len(here.parts())

@@ -28,6 +28,8 @@ REFERENCE = "static"
 LEAST_UNCOVERED = 1e-4
 # Least stretches to fit on: fewer say nothing of a tail.
 FEWEST = 3
+# Least bars to check on: what is left of the last stretch may be a single one.
+LEAST_CHECKED = CHUNK // 2
 
 
 class Part(NamedTuple):
@@ -119,14 +121,14 @@ class Ground:
         return times[min(part.stretch.high, len(times) - 1)]
 
     def split(self, share: float, embargo_bars: int = 0) -> tuple[list[Part], list[Part]]:
-        """Stretches to fit on, and those of the last `share` of the bars to check on, CHUNK bars at least.
+        """Stretches to fit on, and those of the last `share` of the bars to check on, LEAST_CHECKED at least.
 
         What is fitted ends before the first loss that is checked, by as many bars more as the embargo says. Raises
         BadInput where either is too short.
         """
         parts = self.parts()
         lengths = np.array([part.stretch.high - part.stretch.low for part in parts])
-        wanted = max(share * lengths.sum(), CHUNK) if share else 0
+        wanted = max(share * lengths.sum(), LEAST_CHECKED) if share else 0
         behind = np.cumsum(lengths[::-1])[::-1]
         cut = max(int(np.count_nonzero(behind >= wanted)) - 1, 0) if share else len(parts)
         checked, fitted = parts[cut:], parts[:cut]
