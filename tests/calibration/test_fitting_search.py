@@ -111,10 +111,10 @@ def test_the_gradient_of_the_whole_objective_is_a_finite_difference() -> None:
     _, gradient, _ = one.value(free, parts, 0.2)
     for k in range(len(KEYS)):
         step = np.zeros_like(free)
-        step[0, k] = 1e-5
+        step[0, k] = 1e-4
         ends = [one.value(free + sign * step, parts, 0.2)[0][0] for sign in (1, -1)]
-        # The objective itself is summed in float64 from terms that are float32 outside of a margin's precision.
-        assert gradient[0, k] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=0.02, abs=1e-3)
+        # Margins are float64 and their terms float32: two roundings of 1.2e-7 in a difference over 2e-4.
+        assert gradient[0, k] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=0.01, abs=1e-3)
 
 
 def test_an_objective_that_is_no_number_says_which_term_and_which_day() -> None:

@@ -134,6 +134,8 @@ def _forecasts(folder: Path, out: Path, seed: int) -> None:
 
 
 def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
+    import jax
+
     from marginax.tables.results import write_files
     from marginax_calibration.fitting.fit_file import text_of
     from marginax_calibration.studies import calibration
@@ -164,6 +166,7 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
                 files[out / "calibration_frontier.md"] = _text(calibration.frontier_table(points) + "\n")
             write_files(files)
             typer.echo(f"Wrote {place}")
+            jax.clear_caches()
         if plan.history == calibration.HOME:
             found = _with_search("defaults", partial(calibration.defaults, folder))
             write_files({out / "dynamic.json": _text(text_of(found))})

@@ -41,11 +41,11 @@ class Weights:
     """The weight of each term. Raises ValueError for one that is negative or no number."""
 
     fz0: float = 1.0
-    coverage: float = 0.1
-    cost: float = 0.3
-    uncovered: float = 0.2
-    procyclicality: float = 0.05
-    anchor: float = 1.0
+    coverage: float = 0.2
+    cost: float = 0.6
+    uncovered: float = 0.1
+    procyclicality: float = 0.1
+    anchor: float = 5.0
     pooling: float = 10.0
 
     def __post_init__(self) -> None:

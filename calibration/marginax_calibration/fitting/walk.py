@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import jax
 import numpy as np
 import polars as pl
 
@@ -79,6 +80,8 @@ def walk_forward(
         fits[date] = found
         others = [found.values.tolist()] if found.settings.starts > 1 else []
         tables += margined(name, found.model, groups, date, end, found.settings.seed)
+        # The next fit compiles its own programs. Each takes a dozen memory maps, and a Linux process has 65,530.
+        jax.clear_caches()
     if not tables:
         raise BadInput([Problem("dates", None, None, "have no loss after them", "Give earlier dates")])
     return Walk(pl.concat(tables).sort("date", "portfolio", "model"), fits)

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from marginax.config import Config
 from marginax.models import load_model
+from marginax.models.load import model_config
+from marginax.parameter_file import settings_over
 from marginax_calibration.backtests import judge
 from marginax_calibration.baselines import BASELINES
 from marginax_calibration.calendar_groups import CalendarGroup, calendar_groups
 from marginax_calibration.fitting.fit import Fit, fit
-from marginax_calibration.fitting.objective import Weights
 from marginax_calibration.fitting.parameters import with_values
 from marginax_calibration.fitting.state import Settings
 from marginax_calibration.fitting.walk import FITTED, Walk, margined, walk_forward, yearly
@@ -33,9 +35,15 @@ HOME = "seven coins"
 LAST = np.datetime64("2026-01-14T23:59:59", "us")
 # Shares of stress in the charge that the frontier is drawn through.
 STRESS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
-# What a unit of cost is worth in uncovered loss: along the frontier of the preset's share of stress the latter falls by
-# 1.34 % for each percent of the former, so these meet near the cost and the loss of a rule without volatility.
-WEIGHTS = Weights(cost=0.45, uncovered=0.3)
+HAND = "by hand"
+# What a search starts from and is anchored to: numbers set by hand before any fit. (The preset has those of a fit.)
+BY_HAND: dict[str, dict[str, float]] = {
+    "scenarios": {"volatility_floor": 0.4},
+    "filter": {"fast_half_life_days": 4.0, "slow_half_life_days": 30.0, "fast_share": 0.5, "bound": 4.0},
+    "correlation": {"half_life_days": 60.0, "shrinkage": 0.05},
+    "stress_period": {"weight": 0.25},
+    "dependence": {"share": 0.05},
+}
 SETTINGS = Settings(steps=40, batch=12, rate=0.08, starts=1, check_every=10)
 
 
@@ -70,21 +78,19 @@ def groups_of(history: str, folder: Path) -> list[CalendarGroup]:
     return calendar_groups(prices, chosen)
 
 
-def walk(
-    plan: Plan,
-    folder: Path,
-    *,
-    weights: Weights = WEIGHTS,
-    report: Callable[[np.datetime64, Any, Any], None] | None = None,
-) -> Walk:
+def by_hand() -> Config:
+    """The dynamic margin with the numbers set by hand."""
+    return settings_over(model_config("dynamic"), BY_HAND, HAND)
+
+
+def walk(plan: Plan, folder: Path, *, report: Callable[[np.datetime64, Any, Any], None] | None = None) -> Walk:
     """The walk of a plan."""
     dates = yearly(plan.first, LAST, plan.years)
     return walk_forward(
-        "dynamic",
+        by_hand(),
         groups_of(plan.history, folder),
         dates,
         last_time=LAST,
-        objective=weights,
         settings=plan.settings,
         check_share=0.0,
         report=report,
@@ -104,8 +110,8 @@ def elsewhere(found: Walk, history: str, folder: Path) -> pl.DataFrame:
 
 
 def rivals(history: str, folder: Path, *, progress: Progress | None = None) -> pl.DataFrame:
-    """The daily table of the baselines and the preset on a history."""
-    models = load_models([*BASELINES, "dynamic"])
+    """The daily table of the baselines, and of the numbers set by hand, on a history."""
+    models = {**load_models(BASELINES), HAND: load_model(by_hand())}
     return baselines.run(history, models, folder, options=False, progress=progress).daily
 
 
@@ -152,16 +158,16 @@ def defaults(folder: Path, *, report: Callable[[np.datetime64, Any, Any], None] 
 
     settings = replace(SETTINGS, starts=3)
     return fit(
-        "dynamic", groups_of(HOME, folder), objective=WEIGHTS, last_time=LAST, settings=settings,
+        by_hand(), groups_of(HOME, folder), last_time=LAST, settings=settings, check_share=0.0,
         with_intervals=True, report=told,
     )  # fmt: skip
 
 
 def through_time(found: Walk) -> pl.DataFrame:
-    """The fitted numbers by the date that they hold from: key, date, value, preset."""
+    """The fitted numbers by the date that they hold from: key, date, value, start."""
     rows = [
         {"key": each.key, "date": date.astype("datetime64[D]").item(), "value": float(made.values[k]),
-         "preset": each.value}
+         "start": each.value}
         for date, made in found.fits.items()
         for k, each in enumerate(made.tunable.free)
     ]  # fmt: skip
@@ -170,7 +176,7 @@ def through_time(found: Walk) -> pl.DataFrame:
 
 def shown(judgement: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     """The models that the frontier is drawn among; what charges twice as much would hide it."""
-    return {name: judgement["pooled"][name] for name in ("static", "fhs", "garch", "dynamic")}
+    return {name: judgement["pooled"][name] for name in ("static", "fhs", "garch", HAND)}
 
 
 def verdict(rivals: pl.DataFrame, mine: pl.DataFrame) -> dict[str, Any]:
@@ -189,7 +195,7 @@ def targets(judgement: Mapping[str, Any], name: str = FITTED) -> str:
     portfolios = judgement["portfolios"]
     rejected = sum(each[name]["conditional_coverage_p"] < 0.05 for each in portfolios.values())
     rate = mine["breaches"] / mine["days"]
-    rest = [model for model in pooled if model not in (name, "dynamic")]
+    rest = [model for model in pooled if model not in (name, HAND)]
     best = min(rest, key=lambda model: pooled[model]["mean_fz0"])
     worst_p = max(rest, key=lambda model: mine["dm_p"][model])
     cost = mine["mean_charged"] / static["mean_charged"]
@@ -243,7 +249,7 @@ def numbers(found: Walk) -> str:
     """The fitted numbers by date as Markdown."""
     dates = list(found.fits)
     free = found.fits[dates[0]].tunable.free
-    lines = [f"| key | preset | {' | '.join(str(date)[:10] for date in dates)} |", f"|---|---:|{'---:|' * len(dates)}"]
+    lines = [f"| key | {HAND} | {' | '.join(str(date)[:10] for date in dates)} |", f"|---|---:|{'---:|' * len(dates)}"]
     for k, each in enumerate(free):
         values = " | ".join(f"{found.fits[date].values[k]:.3g}" for date in dates)
         lines.append(f"| `{each.key}` | {each.value:.3g} | {values} |")

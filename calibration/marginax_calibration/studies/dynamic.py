@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from marginax.config import parse_config
 from marginax.models import MarginModel, load_model
 from marginax.models.load import model_config
+from marginax.parameter_file import settings_over
 from marginax_calibration.backtests import judge
 from marginax_calibration.judgement import Backtest
 from marginax_calibration.portfolios import LINEAR_KINDS
@@ -77,10 +77,7 @@ FIGURES = (
 
 def variant(settings: Settings, *, preset: str = "dynamic") -> MarginModel:
     """A preset with some keys changed."""
-    values = model_config(preset).model_dump(mode="json", exclude_defaults=True)
-    for section, keys in settings.items():
-        values[section] = {**values.get(section, {}), **keys}
-    return load_model(parse_config(values, preset))
+    return load_model(settings_over(model_config(preset), settings, preset))
 
 
 def variants(table: Mapping[str, Settings]) -> dict[str, MarginModel]:

@@ -76,13 +76,13 @@ def frontier(points: pl.DataFrame, models: Mapping[str, Mapping[str, float]], to
 
 
 def numbers_through_time(values: pl.DataFrame, to: Path) -> None:
-    """Each fitted number by the date that it holds from: columns key, date, value, preset."""
+    """Each fitted number by the date that it holds from: columns key, date, value, start."""
     base = alt.Chart(values)
     steps = base.mark_line(interpolate="step-after", point=True, color=COLOURS[6]).encode(
         x=alt.X("date:T", title=None, axis=alt.Axis(tickCount=4)), y=alt.Y("value:Q", title=None).scale(zero=False)
     )
-    preset = base.mark_rule(strokeDash=[4, 3], color="#888888").encode(y="preset:Q")
-    panel = alt.layer(preset, steps).properties(width=WIDTH / 3, height=HEIGHT / 3)
+    start = base.mark_rule(strokeDash=[4, 3], color="#888888").encode(y="start:Q")
+    panel = alt.layer(start, steps).properties(width=WIDTH / 3, height=HEIGHT / 3)
     _save(panel.facet(facet=alt.Facet("key:N", title=None), columns=3).resolve_scale(y="independent"), to, sized=False)
 
 
