@@ -253,5 +253,4 @@ def numbers(found: Walk) -> str:
     for k, each in enumerate(free):
         values = " | ".join(f"{found.fits[date].values[k]:.3g}" for date in dates)
         lines.append(f"| `{each.key}` | {each.value:.3g} | {values} |")
-    agreed = " | ".join("yes" if found.fits[date].agreed else "no" for date in dates)
-    return "\n".join([*lines, f"| starts agree | | {agreed} |"])
+    return "\n".join(lines)
