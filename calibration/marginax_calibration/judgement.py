@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from marginax.models import MarginModel
-from marginax.problems import BadInput, Problem
+from marginax.problems import BadInput, Problem, suggestion
 from marginax.tables.read import Source, read_parts
 from marginax_calibration.backtests import judge
 from marginax_calibration.calendar_groups import CalendarGroup, calendar_groups
@@ -48,19 +48,48 @@ def read_groups(
     `portfolios` are a table, portfolios, or None for a venue's own over all underlyings, of some `kinds` or of all;
     prices after `until` are not looked at. Raises BadInput for what cannot be read.
     """
-    prices = read_prices(history, absolute=absolute)
-    if until is not None:
-        prices = prices.until(until)
+    groups, _ = known_groups(history, portfolios, absolute=absolute, seed=seed, kinds=kinds, until=until)
+    return groups
+
+
+def known_groups(
+    history: Source,
+    portfolios: Source | Sequence[Portfolio] | None = None,
+    *,
+    absolute: Sequence[str] = (),
+    seed: int = 7,
+    kinds: Sequence[str] = (),
+    until: datetime | None = None,
+) -> tuple[list[CalendarGroup], dict[str, str]]:
+    """`read_groups`, and by name why a portfolio is in none of them: what it holds lists after `until`."""
+    every = read_prices(history, absolute=absolute)
+    prices = every if until is None else every.until(until)
     inputs = {}
     if portfolios is None:
-        every = venue_portfolios(prices.names, forwards=prices.forwards, seed=seed)
-        chosen = [each for each in every if not kinds or each.kind in kinds]
+        made = venue_portfolios(prices.names, forwards=prices.forwards, seed=seed)
+        chosen = [each for each in made if not kinds or each.kind in kinds]
     elif isinstance(portfolios, list | tuple) and all(isinstance(each, Portfolio) for each in portfolios):
         chosen = [each for each in portfolios if isinstance(each, Portfolio)]
     else:
-        chosen = read_portfolios(portfolios, prices.names)
+        chosen = read_portfolios(portfolios, every.names)
         inputs = {part.name: part.digest for part in read_parts(portfolios, "portfolios")}
-    return calendar_groups(prices, chosen, inputs)
+    begins = dict(every.rows.group_by("underlying").agg(pl.col("time").min()).iter_rows())
+    out = {}
+    for each in chosen:
+        unknown = [name for name in each.underlyings if name not in begins]
+        if unknown:
+            what = f"'{each.name}' holds '{unknown[0]}', which is no underlying of the history"
+            remedy = f"Correct the name; {suggestion(unknown[0], list(begins))}"
+            raise BadInput([Problem("portfolios", None, None, what, remedy)])
+        late = [name for name in each.underlyings if name not in prices.names]
+        if late:
+            youngest = max(late, key=lambda name: begins[name])
+            out[each.name] = f"{youngest} begins on {begins[youngest]:%Y-%m-%d}, after the data ends"
+    kept = [each for each in chosen if each.name not in out]
+    if out and not kept:
+        what = f"no portfolio is left: {'; '.join(sorted(set(out.values()))[:3])}"
+        raise BadInput([Problem(", ".join(inputs) or "portfolios", None, None, what, "Give a later date")])
+    return calendar_groups(prices, kept, inputs), out
 
 
 def backtest(

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from marginax.config import Config
 from marginax.models import MarginModel, load_model
 from marginax.models.load import model_config
-from marginax.parameter_file import read_parameters, settings_over
+from marginax.parameter_file import check_model, read_document, settings_over
 from marginax.problems import BadInput, Problem
 from marginax_calibration.baselines import BASELINES
 
@@ -28,7 +29,7 @@ def load_models(
     """
     found: dict[str, MarginModel] = {}
     labels = [_label(name) for name in names]
-    fitted = {} if params is None else dict([read_parameters(params, labels)])
+    fitted = {} if params is None else _fitted(params, names, labels)
     for name in names:
         label = _label(name)
         if label in found:
@@ -42,6 +43,13 @@ def load_models(
     if not found:
         raise BadInput([Problem("--models", None, None, "names no model", f"Name some of {', '.join(BASELINES)}")])
     return found
+
+
+def _fitted(params: Path, names: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """The settings of a parameter file by the model that they are of, which is to be among those named."""
+    document = read_document(params)
+    check_model(params, document, names, accepted=labels)
+    return {document["model"]: document["settings"]}
 
 
 def settled(config: Config, risk: Mapping[str, float]) -> Config:

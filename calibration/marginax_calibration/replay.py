@@ -149,15 +149,21 @@ def _table(
             raise BadInput([Problem("model", None, None, what, "Leave the portfolio out, or mend the model")])
         _check_order(model, var, shortfall)
         floored[model] = int((shortfall < LEAST_SHORTFALL).sum())
-        shortfall = np.maximum(shortfall, LEAST_SHORTFALL)
-        var = np.where(np.abs(var) < LEAST_SHORTFALL, LEAST_SHORTFALL, var)
+        var, shortfall = lifted(var, shortfall)
         frame = pl.DataFrame({"date": date, "portfolio": names[member], "kind": kinds[member]})
-        numbers = {"loss": losses[bar, member], "var": np.minimum(var, shortfall), "es": shortfall, "charged": charged}
+        numbers = {"loss": losses[bar, member], "var": var, "es": shortfall, "charged": charged}
         parts.append(frame.with_columns(pl.lit(model).alias("model"), *(pl.Series(k, v) for k, v in numbers.items())))
     daily = pl.concat(parts).sort("date", "portfolio", "model")
     if panel.grid.bars_per_day > 1:
         daily = daily.with_columns(pl.col("date").dt.replace_time_zone("UTC"))
     return daily, floored
+
+
+def lifted(var: Any, shortfall: Any, numbers: Any = np) -> tuple[Any, Any]:
+    """VaR and ES as they are scored, of arrays of `numbers` (numpy, or jax.numpy where they are traced)."""
+    shortfall = numbers.maximum(shortfall, LEAST_SHORTFALL)
+    var = numbers.where(numbers.abs(var) < LEAST_SHORTFALL, LEAST_SHORTFALL, var)
+    return numbers.minimum(var, shortfall), shortfall
 
 
 def _check_order(model: str, var: np.ndarray, shortfall: np.ndarray) -> None:

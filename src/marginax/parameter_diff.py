@@ -4,6 +4,8 @@ The same book and market are margined twice; differences are by account, in acco
 asks for more.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,9 @@ from marginax.engine import Result, margin_book
 from marginax.market import Market
 
 KEY = "account_id"
+# What belongs to a run is no change of parameters; the model behind a preset is.
+NOT_COMPARED = ("run", "engine")
+OFF, ABSENT = "off", "-"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,29 @@ def parameter_diff(
         )
     )
     return ParameterDiff(accounts, _totals(accounts), first, second)
+
+
+def key_changes(before: Config, after: Config) -> list[tuple[str, str, str]]:
+    """The keys whose values differ, dotted, with both values in words; `-` where one side has no such table."""
+    one, other = (
+        _leaves(each.model_dump(mode="json", by_alias=True, exclude=set(NOT_COMPARED))) for each in (before, after)
+    )
+    return [(key, _words(one, key), _words(other, key)) for key in {**one, **other} if one.get(key) != other.get(key)]
+
+
+def _leaves(table: Mapping[str, Any], head: str = "") -> dict[str, Any]:
+    """The values of nested tables by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _leaves(value, f"{head}{key}.") if isinstance(value, dict) else {head + key: value}
+    return found
+
+
+def _words(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key, ABSENT)
+    if value is None:
+        return OFF
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _totals(accounts: pl.DataFrame) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def config(**sections: Any) -> Config:
         "dependence": {"share": 0.2},
         "procyclicality": {"buffer": 0.25, "rise_limit": 0.05, "fall_limit": 0.01},
     }
-    return configured("dynamic", **{**parts, **sections}).settings
+    speeds = {"kind": "two_speed", **sections.pop("filter", {})}
+    return configured("dynamic", **{**parts, **sections, "filter": speeds}).settings
 
 
 @cache

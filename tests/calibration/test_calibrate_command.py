@@ -10,41 +10,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from calibration._histories import DAYS, write_inputs
+from calibration._calibrate import KEYS, UNTIL, words, write_files
+from calibration._histories import DAYS
 from marginax.cli.app import Exit, run
-
-UNTIL = f"{DAYS[535]:%Y-%m-%d}"
-# The model and the keys of the other fits, whose programs are compiled.
-KEYS = "filter.fast_share,scenarios.volatility_floor"
-MODEL = """
-model = "dynamic"
-[scenarios]
-window = 260
-[stress_period]
-weight = 0.3
-bars = 60
-[dependence]
-share = 0.2
-[procyclicality]
-buffer = 0.25
-rise_limit = 0.05
-fall_limit = 0.01
-"""
+from marginax.parameter_file import base_hash
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    write_inputs(folder)
-    (folder / "mine.toml").write_text(MODEL)
-    return folder
-
-
-def words(inputs: Path, out: Path, *more: str, steps: int = 4) -> list[str]:
-    files = ["--history", str(inputs / "history.csv"), "--portfolios", str(inputs / "portfolios.csv")]
-    search = ["--free", KEYS, "--steps", str(steps), "--starts", "2", "--batch", "1", "--check", "0.25"]
-    model = ["--model", str(inputs / "mine.toml")]
-    return ["calibrate", *files, *model, "--until", UNTIL, "--out", str(out), *search, *more]
+    return write_files(tmp_path_factory.mktemp("inputs"))
 
 
 def without_date(path: Path) -> dict[str, Any]:
@@ -63,13 +37,16 @@ def test_the_file_says_what_was_fitted_on_what_for_what_and_by_whom_it_is_approv
     assert document["format"] == "marginax.parameters/1"
     assert document["model"] == "dynamic"
     assert document["settings"]["scenarios"]["window"] == 260  # of the file of one's own: it stands on the preset alone
+    assert document["settings"]["risk"] == {"maintenance_ratio": 0.7}  # a run has tails and a horizon of its own
     assert document["risk"]["charge_tail"] == 0.025
+    assert document["base"] == base_hash("dynamic")
     assert [each["key"] for each in document["numbers"]] == KEYS.split(",")
     for each in document["numbers"]:
         section, key = each["key"].split(".")
         assert document["settings"][section][key] == each["value"]
         assert each["bounds"][0] < each["value"] < each["bounds"][1]
     assert document["data"]["checked"]["last"] <= UNTIL
+    assert document["data"]["left_out"] == {}
     assert len(next(iter(document["data"]["inputs"].values()))) == 64
     assert set(document["objective"]["weights"]) >= {"fz0", "coverage", "cost", "procyclicality", "uncovered"}
     assert len(document["diagnostics"]["starts"]) == 2
@@ -86,6 +63,11 @@ def test_the_folder_has_the_fit_its_path_and_a_manifest(fitted: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["numbers"] == KEYS.split(",")
     assert set(manifest["outputs"]) == {"fit.json", "path.parquet"}
+    assert manifest["device"]
+    assert {"read", "prepared", "searched", "intervals"} <= set(manifest["seconds"])
+    # As it was given: half-lives went to the free scale and back, which 30 does not survive to the last digit.
+    assert manifest["configuration"]["filter"]["slow_half_life_days"] == 30.0
+    assert manifest["configuration"]["scenarios"]["volatility_floor"] == 0.4
 
 
 def test_a_backtest_takes_the_file(inputs: Path, fitted: Path, tmp_path: Path) -> None:
@@ -99,7 +81,11 @@ def test_a_backtest_takes_the_file(inputs: Path, fitted: Path, tmp_path: Path) -
 
 
 def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
-    inputs: Path, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path,
+    fitted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from marginax_calibration.fitting import fit_file
 
@@ -114,6 +100,11 @@ def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
     asked = words(inputs, tmp_path / "fit.json", "--dir", str(tmp_path / "dir"))
     assert run(asked) == Exit.INTERRUPTED
     assert kept == [0]
+    told = capsys.readouterr().err
+    assert "The search stands at step 0 of at most 4" in told
+    assert f"go on with --resume --dir {tmp_path / 'dir'}" in told
+    assert run(asked) == Exit.BAD_INPUT
+    assert "holds a search that did not end" in capsys.readouterr().err
     assert not (tmp_path / "fit.json").exists()
     assert not (tmp_path / "dir" / "fit.json").exists()
     monkeypatch.setattr(fit_file, "write_state", usual)
@@ -144,6 +135,7 @@ def test_an_objective_that_is_no_number_stops_the_search_and_keeps_the_best_so_f
     assert "`cost` is no number: on 2022-01-01" in told
     assert not (tmp_path / "fit.json").exists()
     assert {path.name for path in folder.iterdir()} == {"search.npz", "unfinished.json"}
+    assert f"the best numbers so far are in {folder / 'unfinished.json'}" in told
     assert json.loads((folder / "unfinished.json").read_text())["step"] == 2
     taken = ["--models", "dynamic", "--params", str(folder / "unfinished.json")]
     assert run(["backtest", "--history", str(inputs / "history.csv"), *taken]) == Exit.BAD_INPUT
@@ -153,39 +145,53 @@ def test_an_objective_that_is_no_number_stops_the_search_and_keeps_the_best_so_f
     assert not (folder / "unfinished.json").exists()
 
 
+@pytest.mark.parametrize(("stops", "code"), [("NotFinite", Exit.BAD_INPUT), ("interrupt", Exit.INTERRUPTED)])
+def test_a_search_that_stops_before_its_first_check_has_kept_nothing(
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stops: str,
+    code: Exit,
+) -> None:
+    from marginax_calibration.fitting.search import Search
+    from marginax_calibration.fitting.state import NotFinite
+
+    def stopping(*_: Any) -> Any:
+        raise NotFinite("`fz0` is no number") if stops == "NotFinite" else KeyboardInterrupt
+
+    monkeypatch.setattr(Search, "judged", stopping)
+    folder = ["--dir", str(tmp_path / "dir")] if stops == "NotFinite" else []
+    assert run(words(inputs, tmp_path / "fit.json", *folder)) == code
+    told = capsys.readouterr().err
+    assert "unfinished.json" not in told
+    assert ("`fz0` is no number" if folder else "Nothing was kept of the search: `--dir DIR` keeps") in told
+    assert not folder or list((tmp_path / "dir").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--resume"], "needs a folder"),
-        (["--free", "filter.speed"], "is not a key"),
-        (["--free", "scenarios.window"], "is no number"),
-        (["--weights", "speed=1"], "is no term"),
-        (["--weights", "cost=-1"], "not negative"),
-        (["--weights", "cost=x"], "--weights"),
-        (["--free", "filter.bound,filter.bound"], "named twice"),
-        (["--from", "2023-01-01"], "is before 2023-01-01"),
-        (["--until", "2020-01-01"], "begins on 2021-01-01"),
-        (["--until", "yesterday"], "yesterday"),
-        (["--until", f"{DAYS[300]:%Y-%m-%d}"], "to fit on"),
-        (["--model", "garch"], "likelihood of its own"),
-        (["--model", "nothing"], "is no margin model"),
+        (["--seed", "8"], "`search.seed` was 7 and is 8"),
+        (["--method", "lbfgs"], '`search.method` was "adam" and is "lbfgs"'),
+        (["--absolute", "CCC"], '`data.absolute` was [] and is ["CCC"]'),
     ],
 )
-def test_bad_input_stops_at_the_door(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+def test_a_folder_of_another_search_is_not_gone_on_with_and_what_differs_is_named(
+    inputs: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
 ) -> None:
-    extra = ["--free", "risk.maintenance_ratio"] if "garch" in more else []
-    assert run([*words(inputs, tmp_path / "fit.json"), *more, *extra]) == Exit.BAD_INPUT
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "fit.json").exists()
-
-
-def test_a_folder_of_another_search_is_not_gone_on_with(
-    inputs: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = words(inputs, tmp_path / "fit.json", "--dir", str(fitted / "dir"), "--resume", "--seed", "8")
+    other = words(inputs, tmp_path / "fit.json", "--dir", str(fitted / "dir"), "--resume", *more)
     assert run(other) == Exit.BAD_INPUT
-    assert "other data, with other settings or of another model" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+    assert (fitted / "dir" / "fit.json").is_file()
+
+
+def test_a_search_that_is_damaged_is_told_in_plain_words(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "search.npz").write_bytes(b"PK" + bytes(100))
+    assert run(words(inputs, tmp_path.parent / "fit.json", "--dir", str(tmp_path), "--resume")) == Exit.BAD_INPUT
+    assert "search.npz: cannot be read: it is damaged, or of another kind" in capsys.readouterr().err
 
 
 def test_a_file_of_another_model_is_refused(inputs: Path, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,13 @@ from calibration._fits import config
 from marginax.models.load import model_config
 from marginax.problems import BadInput
 from marginax_calibration.fitting.bijectors import Block, Space, blocks_of
-from marginax_calibration.fitting.parameters import put, tunable, usual_keys, with_values
+from marginax_calibration.fitting.parameters import put, tunable, usual_keys
 
 BLOCKS = (
     Block((0,), "interval", 0.0, np.inf),
     Block((1,), "interval", 0.0, 1.0),
     Block((3, 2), "ordered"),
-    Block((4, 5), "shares"),
+    Block((4, 5), "shares", high=1.0),
     Block((6, 7, 8), "correlation"),
     Block((9,), "interval", -2.0, 5.0),
 )
@@ -40,8 +40,7 @@ def test_whatever_is_free_becomes_what_is_allowed_and_comes_back(double: None, f
     assert np.linalg.eigvalsh(matrix + np.tril(matrix, -1).T).min() > 0
     assert -2 < found[9] < 5
     again = np.asarray(space.allowed(jnp.asarray(space.free(found))))
-    # Edges are moved inside by a thousandth of their range.
-    np.testing.assert_allclose(again, found, atol=0.01)
+    np.testing.assert_allclose(again, found, rtol=1e-6)
 
 
 def test_slopes_of_the_bijectors_are_finite_differences(double: None) -> None:
@@ -54,7 +53,7 @@ def test_slopes_of_the_bijectors_are_finite_differences(double: None) -> None:
 
 
 def test_numbers_without_a_common_constraint_have_blocks_of_their_own() -> None:
-    blocks = blocks_of([(0, np.inf), (0, 1), (0, np.inf)], [("ordered", [0, 2])])
+    blocks = blocks_of([(0, np.inf), (0, 1), (0, np.inf)], [Block((0, 2), "ordered")])
     assert [block.kind for block in blocks] == ["ordered", "interval"]
     assert [block.places for block in blocks] == [(0, 2), (1,)]
 
@@ -64,7 +63,8 @@ def test_the_usual_keys_are_those_of_the_parts_that_are_on() -> None:
     assert plain == ("scenarios.half_life_days", "scenarios.volatility_floor")
     every = usual_keys(config())
     assert {"filter.bound", "correlation.shrinkage", "stress_period.weight", "procyclicality.rise_limit"} <= set(every)
-    assert usual_keys(with_values(model_config("dynamic"), {}))[:3] == (
+    assert usual_keys(model_config("dynamic"))[:2] == ("filter.alpha", "filter.beta")
+    assert usual_keys(config())[:3] == (
         "filter.fast_half_life_days", "filter.slow_half_life_days", "filter.fast_share",
     )  # fmt: skip
 
@@ -106,6 +106,33 @@ def test_names_with_dots_and_classes_without_a_table_are_no_trouble() -> None:
     assert [each.key for each in by_class.free] == ["classes.parameters.fx.bound", "classes.parameters.stocks.bound"]
 
 
+def test_one_key_of_a_sum_takes_what_the_others_leave() -> None:
+    garch = config(filter={"kind": "garch", "alpha": 0.1, "beta": 0.87})
+    numbers = tunable(garch, ["filter.alpha"])
+    np.testing.assert_allclose(numbers.start, 0.1)
+    ends = np.asarray(numbers.space.allowed(jnp.array([[-9.0], [9.0]])))
+    assert ends[0] < 0.001
+    assert 0.12 < ends[1] < 0.13
+    two = tunable(config(filter={"kind": "har", "monthly": 0.6}), ["filter.daily", "filter.weekly"])
+    assert np.asarray(two.space.allowed(jnp.array([9.0, 9.0]))).sum() < 0.4 + 1e-6
+    with pytest.raises(BadInput, match="left nothing"):
+        tunable(config(filter={"kind": "har", "weekly": 0.5, "monthly": 0.5, "daily": 0.0}), ["filter.daily"])
+
+
+def test_one_number_under_two_names_is_refused() -> None:
+    keys = ["filter.bound", "classes.parameters.altcoins.bound"]
+    with pytest.raises(BadInput, match="named twice"):
+        tunable(config(), keys, by="class", underlyings=["ADA"])
+
+
+def test_classes_that_a_venue_states_come_before_those_of_the_configuration() -> None:
+    stated = {"BTC": "memes", "ADA": "majors"}
+    numbers = tunable(config(), ["filter.bound"], by="class", underlyings=["BTC", "ADA"], classes=stated)
+    assert [each.key for each in numbers.free] == ["classes.parameters.majors.bound", "classes.parameters.memes.bound"]
+    alone = tunable(config(), ["filter.bound"], by="underlying", underlyings=["ADA"], classes=stated)
+    assert alone.config.classes.parameters["ADA"].haircut == config().classes.parameters["majors"].haircut
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
@@ -127,6 +154,12 @@ def test_what_cannot_be_fitted_is_refused_by_name(keys: list[str], said: str) ->
 def test_a_part_that_is_off_has_no_number_to_start_from() -> None:
     with pytest.raises(BadInput, match="switched off"):
         tunable(config(filter={"bound": None}), ["filter.bound"])
+
+
+def test_numbers_that_are_allowed_stay_where_they_are() -> None:
+    small = config(stress_period={"weight": 4e-4}, filter={"bound": 2e-4})
+    numbers = tunable(small, ["stress_period.weight", "filter.bound"])
+    np.testing.assert_allclose(numbers.start, [4e-4, 2e-4], rtol=1e-9)
 
 
 def test_numbers_on_the_edge_start_inside() -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration._fits import config, ground
+from calibration._fits import config, ground, group
+from calibration._histories import held, panel, prices
 from marginax.problems import BadInput
+from marginax_calibration.calendar_groups import CalendarGroup
 from marginax_calibration.fitting.ground import LEAST_CHECKED, Ground
 from marginax_calibration.fitting.objective import Weights
 from marginax_calibration.fitting.parameters import tunable
@@ -82,10 +84,10 @@ def test_l_bfgs_only_goes_down() -> None:
 
 
 def test_a_start_that_settles_between_checks_is_judged_where_it_stands() -> None:
-    here = search(method="lbfgs", starts=1, steps=40, check_every=40, softness=(0.02, 0.02))
+    here = search(method="lbfgs", starts=1, steps=200, check_every=200, softness=(0.02, 0.02))
     end = here.run(here.begin())
     assert end.done.all()
-    assert end.step < 40
+    assert end.step < 200
     assert end.best_step[0] == end.step
     np.testing.assert_array_equal(end.best, end.free)
 
@@ -137,6 +139,36 @@ def test_an_objective_that_is_no_number_says_which_term_and_which_day() -> None:
         played.margins = usual  # type: ignore[method-assign]
 
 
+def test_a_slope_that_is_no_number_says_which_numbers_and_which_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = search()
+    played = world().calendars[0].replay
+    usual = played.margins
+    bar = here.fitted[0].stretch.low + 9
+
+    def broken(values: Any, stretches: Any) -> Any:
+        tables, pull = usual(values, stretches)
+        hit = any(each.low <= bar < each.high for each in stretches)
+
+        def lost(slopes: Any) -> Any:
+            return pull(slopes) * np.array([np.nan if hit else 1.0, 1.0])
+
+        return tables, lost
+
+    monkeypatch.setattr(played, "margins", broken)
+    day = np.datetime_as_string(world().calendars[0].times[bar + 1], unit="D")
+    with pytest.raises(NotFinite, match=rf"slope in `filter.fast_share` is no number on {day}; terms there: `cost` "):
+        here.value(here.begin().free, here.fitted, 0.05)
+
+
+def test_a_prior_counts_where_nothing_is_held_back() -> None:
+    parts = world().parts()
+    held = Search(world(), parts[:3], [], Weights(anchor=1e6), Settings(steps=1, starts=2, check_every=1, rate=0.1))
+    end = held.run(held.begin())
+    # The random start is held to be far worse than the configuration's, whatever its margins are.
+    assert end.best_value[1] > end.best_value[0] + 100
+    assert end.best_value[0] < 0
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"method": "newton"}, "no method"), ({"steps": 0}, "`steps` is 0"), ({"starts": 0}, "starts")],
@@ -144,6 +176,14 @@ def test_an_objective_that_is_no_number_says_which_term_and_which_day() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Settings(**settings)
+
+
+def test_a_calendar_that_is_too_young_is_left_out() -> None:
+    new = CalendarGroup(panel(prices()[:120]), tuple(held().values())[:2], {}, {})
+    both = Ground(tunable(config(), KEYS), [new, group()], streams=1)
+    assert len(both.calendars) == 1
+    assert both.groups == (group(),)
+    assert set(both.left_out) == {each.name for each in new.portfolios}
 
 
 def test_windows_that_do_not_fit_the_history_are_refused() -> None:
@@ -161,7 +201,16 @@ def test_what_is_fitted_ends_before_what_is_checked_begins_and_that_is_half_a_st
     """Where the last stretch is shorter than that, the one before it is checked on too."""
     here = world() if last == 540 else ground(tunable(config(), KEYS), last=last)
     fitted, checked = here.split(0.01)
-    assert max(here.end(part) for part in fitted) <= min(here.time(part) for part in checked)
+    assert max(here.end(part) for part in fitted) < min(here.time(part) for part in checked)
     assert len(checked) == stretches
     assert sum(part.stretch.high - part.stretch.low for part in checked) >= LEAST_CHECKED
     assert len(fitted) + len(checked) == len(here.parts())
+
+
+def test_an_embargo_keeps_so_many_bars_between_what_is_fitted_and_what_is_checked() -> None:
+    here = world()
+    fitted, checked = here.split(0.01, embargo_bars=10)
+    times = here.calendars[0].times
+    between = (times > max(here.end(part) for part in fitted)) & (times < min(here.time(part) for part in checked))
+    assert between.sum() >= 10
+    assert len(fitted) + len(checked) < len(here.parts())

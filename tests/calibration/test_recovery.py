@@ -38,6 +38,14 @@ def test_the_sandwich_is_that_of_a_mean() -> None:
     assert np.isnan(sandwich(-np.eye(1), pieces)).all()
 
 
+def test_what_data_say_nothing_of_has_no_interval_and_hides_no_other() -> None:
+    pieces = np.random.default_rng(3).standard_normal((200, 2)) * [1.0, 0.0]
+    covariance = sandwich(np.diag([2.0, 0.0]), pieces)
+    alone = sandwich(np.diag([2.0]), pieces[:, :1])
+    np.testing.assert_allclose(covariance[0, 0], alone[0, 0])
+    assert np.isnan(covariance[1]).all()
+
+
 @pytest.mark.long
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Of 40 markets the 95 % intervals of two numbers: 80 chances, of which 76 are expected."""

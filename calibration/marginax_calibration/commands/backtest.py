@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from marginax.interrupts import stop_if_interrupted
 from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.dates import time_of
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, hashes, names_in, toml_files
@@ -44,6 +45,10 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="seed of portfolios, draws and simulated p-values")] = 7,
 ) -> int:
     """Replay models over history, and judge their margins."""
+    from marginax.parameter_file import described, notes_on, read_document, record, refuse_parameter_file
+
+    for name in names_in(models):
+        refuse_parameter_file("--models", name)
     wanted = [path for path in (json, daily) if path is not None]
     check_outputs(wanted, out, [*history, portfolios, params, *toml_files(models)])
     from marginax.cli.progress import progress_bar
@@ -54,6 +59,12 @@ def command(
     load()  # a wrong name is told before a long history is read
     groups = read_groups(history, portfolios, absolute=names_in(absolute), seed=seed)
     chosen = load(horizon_days=1 / groups[0].panel.grid.bars_per_day)
+    parameters = None
+    if params is not None:
+        document = read_document(params)
+        parameters = record(params, document)
+        for note in notes_on(params, document, chosen[document["model"]].settings):
+            typer.echo(note, err=True)
     begin, end = time_of(from_, "--from", last=False), time_of(to, "--to", last=True)
     if begin is not None and end is not None and end < begin:
         raise BadInput([Problem("--to", None, None, f"{to} is before {from_}", "Swap --from and --to")])
@@ -68,10 +79,14 @@ def command(
             progress=lambda _, done, total: progress(done, total),
         )
     result.manifest["inputs"] |= hashes([params, *toml_files(models)])
+    result.manifest["parameters"] = parameters
+    stop_if_interrupted()
     _write(result.judgement, result.daily, result.manifest, json, daily, out)
     from marginax_calibration.commands.verdict import print_verdict
 
     print_verdict(result.judgement, tail=tail)
+    if parameters is not None:
+        typer.echo(f"\nParameters: {described(parameters)}")
     written = [*wanted, *([out] if out is not None else [])]
     for path in written:
         typer.echo(f"Wrote {path}")

@@ -1,20 +1,23 @@
 """`marginax calibrate`: fit a model's numbers to history by gradient, and write the file that a run takes."""
 
 from collections.abc import Sequence
-from datetime import UTC
 from enum import Enum
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from marginax.problems import BadInput, Problem
-from marginax_calibration.commands.flags import check_outputs, hashes, names_in, toml_files
+from marginax_calibration.commands.calibrate_door import check_places, config_of, in_flags, weights_in
+from marginax_calibration.commands.flags import hashes, names_in
 
 if TYPE_CHECKING:
+    from marginax_calibration.calendar_groups import CalendarGroup
     from marginax_calibration.fitting.fit import Fit, Fitting
+    from marginax_calibration.fitting.state import Settings, State
 
-PATH, DOCUMENT, UNFINISHED = "path", "fit.json", "unfinished.json"
+UNFINISHED = "unfinished.json"
 
 
 class By(Enum):
@@ -52,6 +55,9 @@ def command(
         str, typer.Option(help="keys to fit, with commas; default: those that matter to the model", metavar="KEYS")
     ] = "",
     by: Annotated[By, typer.Option(help="one number for all, or one for each class or underlying")] = By.ALL,
+    underlyings: Annotated[
+        Path | None, typer.Option(help="underlyings with their `asset_class`, before the model's", metavar="FILE")
+    ] = None,
     weights: Annotated[
         str, typer.Option(help="weights of the objective that differ, such as cost=0.5,uncovered=0.1")
     ] = "",
@@ -70,145 +76,138 @@ def command(
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="seed of portfolios, draws, starts and batches")] = 7,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the search that `--dir` holds")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace approved parameters, or a search that did not end")
+    ] = False,
 ) -> int:
     """Fit the numbers of a margin model to history by gradient."""
-    inputs = [*history, portfolios, *toml_files(model)]
-    check_outputs([out], dir_, inputs)
-    if dir_ is not None and out.resolve().parent == dir_.resolve():
-        what, remedy = "is in the folder of `--dir`, which has files of its own", "Name a file outside of it"
-        raise BadInput([Problem(str(out), None, None, what, remedy)])
-    if resume and dir_ is None:
-        raise BadInput([Problem("--resume", None, None, "needs a folder", "Name that of the search with `--dir`")])
+    inputs = [*history, portfolios, underlyings, *([Path(model)] if model.endswith(".toml") else [])]
+    check_places(out, dir_, inputs, resume=resume, overwrite=overwrite)
     from marginax_calibration.commands.dates import time_of
-    from marginax_calibration.fitting.objective import Weights
-    from marginax_calibration.fitting.state import Settings
 
     first, last = time_of(from_, "--from", last=False), time_of(until, "--until", last=True)
-    settings = Settings(method.value, steps, batch, rate, starts, seed=seed)
-    try:
-        wanted = Weights().of(weights) if weights else Weights()
-    except ValueError as error:
-        raise BadInput([Problem("--weights", None, None, str(error), "Say such as cost=0.5,uncovered=0.1")]) from None
+    if first is not None and last < first:
+        raise BadInput([Problem("--until", None, None, f"{until} is before {from_}", "Swap --from and --until")])
+    wanted, config = weights_in(weights), config_of(model)
     from marginax.config import preset_names
-    from marginax.models.load import model_config
+    from marginax_calibration.commands import calibrate_report
+    from marginax_calibration.dates import utc
     from marginax_calibration.fitting.fit import Fitting
-    from marginax_calibration.judgement import read_groups
+    from marginax_calibration.fitting.state import Settings
+    from marginax_calibration.judgement import known_groups
     from marginax_calibration.models import settled
     from marginax_calibration.portfolios import LINEAR_KINDS
 
-    config = model_config(model)
-    if first is not None and last < first:
-        raise BadInput([Problem("--until", None, None, f"{until} is before {from_}", "Swap --from and --until")])
-    end = last.astype(object)
-    groups = read_groups(
-        history, portfolios, absolute=names_in(absolute), seed=seed, kinds=LINEAR_KINDS, until=end.replace(tzinfo=UTC)
+    clock = perf_counter()
+    with in_flags(model, config, free=bool(free)):
+        settings = Settings(method.value, steps, batch, rate, starts, seed=seed)
+    groups, left_out = known_groups(
+        history, portfolios, absolute=names_in(absolute), seed=seed, kinds=LINEAR_KINDS, until=utc(last)
     )
+    groups, classes = _classed(groups, underlyings, needed=by is By.CLASS)
+    read = perf_counter()
     horizon = 1 / groups[0].panel.grid.bars_per_day
     common = {"tail": tail, "charge_tail": charge_tail, "horizon_days": horizon}
-    fitting = Fitting(
-        settled(config, common),
-        groups,
-        name=model if model in preset_names() else "",
-        weights=wanted,
-        settings=settings,
-        keys=names_in(free),
-        by=by.value,
-        first_time=first,
-        check_share=check,
-        embargo_bars=embargo,
-    )
+    with in_flags(model, config, free=bool(free)):
+        fitting = Fitting(
+            settled(config, common),
+            groups,
+            name=model if model in preset_names() else "",
+            weights=wanted,
+            settings=settings,
+            keys=free,
+            by=by.value,
+            classes=classes,
+            first_time=first,
+            check_share=check,
+            embargo_bars=embargo,
+            left_out=left_out,
+        )
+    seconds = {"read": round(read - clock, 3), "prepared": round(perf_counter() - read, 3)}
     found = _search(fitting, inputs, dir_, resume=resume, intervals=intervals)
-    _write(found, fitting, inputs, out, dir_)
-    _tell(found)
+    calibrate_report.write(found, fitting, inputs, out, dir_, seconds)
+    calibrate_report.tell(found)
     for place in (out, dir_):
         if place is not None:
             typer.echo(f"Wrote {place}")
     return 0
 
 
+def _classed(
+    groups: Sequence["CalendarGroup"], underlyings: Path | None, *, needed: bool
+) -> tuple[list["CalendarGroup"], dict[str, str]]:
+    """The classes that a table of underlyings states, and the groups with its hash beside those of their files."""
+    if underlyings is None:
+        return list(groups), {}
+    from dataclasses import replace
+
+    from marginax.tables.door import admit
+
+    table = admit(underlyings, "underlyings")
+    pairs = table.rows.select("underlying", "asset_class").drop_nulls().iter_rows()
+    classes = {str(name): str(word) for name, word in pairs}
+    held = {name for group in groups for each in group.portfolios for name in each.underlyings}
+    if needed and not held & set(classes):
+        what, remedy = "states no class of what is held", "Fill the column in, or say `--by underlying`"
+        raise BadInput([Problem(str(underlyings), "asset_class", None, what, remedy, table="underlyings")])
+    return [replace(group, inputs={**group.inputs, **table.digests}) for group in groups], classes
+
+
 def _search(
     fitting: "Fitting", inputs: Sequence[Path | None], dir_: Path | None, *, resume: bool, intervals: bool
 ) -> "Fit":
     """Run the search, keeping where it stands; what stopped it is told with the last good numbers."""
-    import json
-
-    from marginax.tables.results import clear_results, write_files
+    from marginax.interrupts import was_interrupted
+    from marginax.tables.results import clear_results
     from marginax_calibration.commands.search_display import search_display
     from marginax_calibration.fitting import fit_file
     from marginax_calibration.fitting.state import NotFinite
 
-    stamp = fit_file.stamp_of({"inputs": sorted(hashes(inputs).values()), **fitting.identity})
-    state: Any = None
+    search = fit_file.search_of(fitting, hashes(inputs))
+    state: State | None = None
     rows: list[dict[str, Any]] = []
     if dir_ is not None:
-        dir_.mkdir(parents=True, exist_ok=True)
         if resume:
-            state, rows = fit_file.read_state(dir_, fitting.search, stamp)
+            state, rows = fit_file.read_state(dir_, fitting, search)
+        dir_.mkdir(parents=True, exist_ok=True)
         clear_results(dir_)
         (dir_ / UNFINISHED).unlink(missing_ok=True)
-    path = list(rows)
-    with search_display(fitting.settings) as show:
+        if not resume:
+            (dir_ / fit_file.STATE).unlink(missing_ok=True)
+    path, stands = list(rows), state
 
-        def told(state: Any, more: list[dict[str, Any]]) -> None:
-            path.extend(more)
-            show(state, more)
-            if dir_ is not None:
-                fit_file.write_state(dir_, state, path, stamp)
-
-        try:
-            return fitting.run(state, rows, with_intervals=intervals, report=told)
-        except NotFinite as error:
-            kept = "" if dir_ is None else f"; the best numbers so far are in {dir_ / UNFINISHED}"
-            remedy = f"Free fewer keys, or take shorter steps with `--rate`{kept}"
-            if dir_ is not None and error.state is not None:
-                fit_file.write_state(dir_, error.state, path, stamp)
-                text = json.dumps(fit_file.unfinished(fitting, error.state), indent=1) + "\n"
-                write_files({dir_ / UNFINISHED: lambda place: place.write_text(text, encoding="utf-8")})
-            raise BadInput([Problem("objective", None, None, str(error), remedy)]) from None
-
-
-def _write(found: "Fit", fitting: "Fitting", inputs: Sequence[Path | None], out: Path, dir_: Path | None) -> None:
-    """The parameter file, and the folder with the fit, its path and a manifest."""
-    from importlib.metadata import version
-
-    from marginax.tables.results import whole_files, write_tables
-    from marginax_calibration.fitting.fit_file import text_of
-
-    text = text_of(found)
-    with whole_files({out: lambda path: path.write_text(text, encoding="utf-8")}):
+    def told(state: "State", more: list[dict[str, Any]]) -> None:
+        nonlocal stands
+        stands = state
+        path.extend(more)
+        show(state, more)
         if dir_ is not None:
-            manifest = {
-                "versions": {name: version(name) for name in ("marginax", "jax", "optax", "numpy", "polars")},
-                "inputs": hashes(inputs),
-                **fitting.identity,
-            }
-            write_tables(dir_, {PATH: found.path}, manifest, {DOCUMENT: text})
+            fit_file.write_state(dir_, state, path, search)
+
+    try:
+        with search_display(fitting.settings, rows) as show:
+            return fitting.run(state, rows, with_intervals=intervals, report=told)
+    except NotFinite as error:
+        last = stands if error.state is None else error.state
+        remedy = "Free fewer keys, or take shorter steps with `--rate`"
+        if dir_ is not None and last is not None:
+            fit_file.write_state(dir_, last, path, search)
+            fit_file.write_unfinished(dir_ / UNFINISHED, fitting, last)
+            remedy = f"{remedy}; the best numbers so far are in {dir_ / UNFINISHED}"
+        raise BadInput([Problem("objective", None, None, str(error), remedy)]) from None
+    except (KeyboardInterrupt, Exception) as error:
+        # A library may wrap what interrupted it into an error of its own.
+        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+            typer.echo(_standing(dir_, fitting.settings), err=True)
+        raise
 
 
-def _tell(found: "Fit") -> None:
-    """The numbers, the terms before and after, and whether the starts agree."""
-    from rich.console import Console
-    from rich.table import Table
+def _standing(dir_: Path | None, settings: "Settings") -> str:
+    """Where a search that was interrupted stands, and how to go on."""
+    from marginax_calibration.fitting.fit_file import step_of
 
-    console = Console(width=None if Console().is_terminal else 140)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("number", "from", "to", "95 %"):
-        table.add_column(title, justify="left" if title == "number" else "right")
-    for k, each in enumerate(found.tunable.free):
-        sure = found.intervals
-        reach = "-" if sure is None or not sure.low[k] <= sure.high[k] else f"{sure.low[k]:.4g} to {sure.high[k]:.4g}"
-        table.add_row(each.key, f"{each.value:.4g}", f"{found.values[k]:.4g}", reach)
-    console.print(table)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("term")
-    for on in found.after:
-        table.add_column(f"{on}: before", justify="right")
-        table.add_column("after", justify="right")
-    for term in next(iter(found.after.values())):
-        cells = [f"{side[on][term]:.4f}" for on in found.after for side in (found.before, found.after)]
-        table.add_row(term, *cells)
-    console.print(table)
-    if len(found.starts) > 1:
-        apart = sum(not each.agrees for each in found.starts)
-        said = "agree" if not apart else f"do not agree: {apart} of {len(found.starts)} ended elsewhere or worse"
-        console.print(f"The starts {said}.")
+    step = None if dir_ is None else step_of(dir_)
+    if step is None:
+        return "Nothing was kept of the search" + (": `--dir DIR` keeps where one stands" if dir_ is None else " yet")
+    here = f"The search stands at step {step} of at most {settings.steps}"
+    return f"{here}; repeat the command and go on with --resume --dir {dir_}"

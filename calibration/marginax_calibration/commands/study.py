@@ -138,11 +138,17 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
 
     from marginax.tables.results import write_files
     from marginax_calibration.fitting.fit_file import text_of
-    from marginax_calibration.studies import calibration
+    from marginax_calibration.studies import calibration, calibration_frontier
+    from marginax_calibration.studies.calibration_targets import table, target_table, targets, verdict
 
     drawn = pictures()
     for name in plans:
         plan = calibration.PLANS[name]
+        if plan.history == calibration.HOME:
+            fitted = _with_search("defaults", partial(calibration.defaults, folder))
+            write_files({out / "dynamic.json": _text(text_of(fitted))})
+            typer.echo(f"Wrote {out / 'dynamic.json'}")
+            jax.clear_caches()
         walk = _with_search(name, partial(calibration.walk, plan, folder))
         stem = f"calibration_{name.replace(' ', '_')}"
         write_files(
@@ -153,24 +159,27 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
             }
         )
         typer.echo(f"Wrote {out / stem}.parquet")
-        for history in plan.judged:
-            rivals = _with_bar(history, partial(calibration.rivals, history, folder))
-            mine = walk.daily if history == plan.history else calibration.elsewhere(walk, history, folder)
-            judgement = calibration.verdict(rivals, mine)
-            place = out / f"calibration_{history.replace(' ', '_')}.md"
-            text = f"{calibration.table(judgement)}\n\n{calibration.targets(judgement)}\n"
-            files: dict[Path, Callable[[Path], object]] = {place: _text(text)}
-            if history == calibration.HOME:
-                points = calibration.frontier(walk, folder)
-                files[out / "calibration_frontier.png"] = partial(drawn.frontier, points, calibration.shown(judgement))
-                files[out / "calibration_frontier.md"] = _text(calibration.frontier_table(points) + "\n")
-            write_files(files)
-            typer.echo(f"Wrote {place}")
+        rivals = _with_bar(plan.history, partial(calibration.rivals, plan.history, folder))
+        found = {plan.history: verdict(rivals, walk.daily)}
+        for history in plan.others:
+            rest = _with_bar(history, partial(calibration.rivals, history, folder))
+            mine = calibration.elsewhere(walk, history, folder)
+            unseen = calibration.apart(history, folder, plan.history)
+            found[history] = verdict(rest, mine)
+            found[f"{history}, unseen"] = verdict(rest, mine, unseen)
             jax.clear_caches()
+        tables = [f"{history}:\n\n{table(each)}" for history, each in found.items()]
+        reached = {history: targets(each, plan.aims) for history, each in found.items()}
+        text = "\n\n".join([*tables, target_table(reached)]) + "\n"
+        write_files({out / f"{stem}.md": _text(text)})
+        typer.echo(f"Wrote {out / stem}.md")
         if plan.history == calibration.HOME:
-            found = _with_search("defaults", partial(calibration.defaults, folder))
-            write_files({out / "dynamic.json": _text(text_of(found))})
-            typer.echo(f"Wrote {out / 'dynamic.json'}")
+            walks = _with_search("frontier", partial(calibration_frontier.walks, plan, folder))
+            judged = calibration_frontier.judged(walks, rivals)
+            picture = partial(drawn.frontier, calibration_frontier.points(judged))
+            text = calibration_frontier.report_of(judged, plan) + "\n"
+            write_files({out / "calibration_frontier.png": picture, out / "calibration_frontier.md": _text(text)})
+            typer.echo(f"Wrote {out / 'calibration_frontier.md'}")
 
 
 def _with_search(title: str, work: Callable[..., Any]) -> Any:

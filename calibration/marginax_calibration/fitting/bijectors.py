@@ -17,6 +17,8 @@ from numpyro.distributions import biject_to, constraints
 Kind = Literal["interval", "ordered", "shares", "correlation"]
 # A start on the edge of what is allowed is moved inside by this share of the range: the edge is infinitely far away.
 INSIDE = 1e-3
+# On the edge is what is no further from it than this share of the range.
+EDGE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Block:
     """Numbers that share a constraint, by their places.
 
     `interval`: each between `low` and `high` (either may be infinite). `ordered`: positive and rising. `shares`:
-    positive, with a sum below one. `correlation`: the entries below the diagonal of a correlation matrix, row by row.
+    positive, with a sum below `high`. `correlation`: the entries below a correlation matrix's diagonal, row by row.
     """
 
     places: tuple[int, ...]
@@ -46,7 +48,7 @@ class Block:
         """What is allowed, of anything."""
         found = self._map(free)
         if self.kind == "shares":
-            return found[..., :-1]
+            return self.high * found[..., :-1]
         if self.kind == "correlation":
             rows, columns = np.tril_indices(_size(len(self.places)), -1)
             return found[..., rows, columns]
@@ -55,8 +57,8 @@ class Block:
     def free(self, allowed: Float[Array, " block"]) -> Float[Array, " block"]:
         """The way back. An edge is taken for a point near it."""
         if self.kind == "shares":
-            least = jnp.maximum(allowed, INSIDE)
-            most = least * jnp.minimum(1.0, (1 - INSIDE) / jnp.sum(least))
+            least = jnp.where(allowed > EDGE * self.high, allowed, INSIDE * self.high) / self.high
+            most = jnp.where(jnp.sum(least) < 1 - EDGE, least, least * (1 - INSIDE) / jnp.sum(least))
             return self._map.inv(jnp.append(most, 1 - jnp.sum(most)))
         if self.kind == "correlation":
             size = _size(len(self.places))
@@ -64,17 +66,17 @@ class Block:
             lower = jnp.eye(size).at[rows, columns].set(allowed)
             return self._map.inv(lower + jnp.tril(lower, -1).T)
         if self.kind == "ordered":
-            least = jnp.maximum(allowed, INSIDE)
-            rising = jnp.concatenate([least[:1], jnp.maximum(least[1:], (1 + INSIDE) * least[:-1])])
-            return self._map.inv(rising)
+            least = jnp.where(allowed > 0, allowed, INSIDE)
+            rising = jnp.where(least[1:] > least[:-1] * (1 + EDGE), least[1:], (1 + INSIDE) * least[:-1])
+            return self._map.inv(jnp.append(least[:1], rising))
         return self._map.inv(self.inside(allowed))
 
     def inside(self, allowed: Float[Array, " block"]) -> Float[Array, " block"]:
         """The same, moved off the edges of an interval."""
-        if np.isfinite(self.low) and np.isfinite(self.high):
-            margin = INSIDE * (self.high - self.low)
-            return jnp.clip(allowed, self.low + margin, self.high - margin)
-        return jnp.clip(allowed, self.low + INSIDE, self.high - INSIDE)
+        bounded = np.isfinite(self.low) and np.isfinite(self.high)
+        size = self.high - self.low if bounded else 1.0
+        up = jnp.where(allowed > self.low + EDGE * size, allowed, self.low + INSIDE * size)
+        return jnp.where(up < self.high - EDGE * size, up, self.high - INSIDE * size)
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,10 @@ class Space:
         return jnp.concatenate(parts, axis=-1)[..., order]
 
 
-def blocks_of(
-    bounds: Sequence[tuple[float, float]], joint: Sequence[tuple[Kind, Sequence[int]]] = ()
-) -> tuple[Block, ...]:
+def blocks_of(bounds: Sequence[tuple[float, float]], joint: Sequence[Block] = ()) -> tuple[Block, ...]:
     """Blocks of numbers with these bounds, of which some have a constraint in common."""
-    taken = {place for _, places in joint for place in places}
-    shared = [Block(tuple(places), kind) for kind, places in joint]
-    return (*shared, *(Block((k,), "interval", *bounds[k]) for k in range(len(bounds)) if k not in taken))
+    taken = {place for block in joint for place in block.places}
+    return (*joint, *(Block((k,), "interval", *bounds[k]) for k in range(len(bounds)) if k not in taken))
 
 
 def _interval(low: float, high: float) -> Any:

@@ -1,82 +1,31 @@
 """Fitting a margin model to history, from start to result."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
-from jaxtyping import Float64
 
 from marginax.config import Config, preset_names
-from marginax.models import MarginModel, load_model
 from marginax.models.load import model_config
 from marginax.tables.read import Source
 from marginax_calibration.calendar_groups import CalendarGroup
+from marginax_calibration.dates import Time, time_of
+from marginax_calibration.fitting.arguments import check_ranges, check_times, groups_of, keys_of, split, weights_of
 from marginax_calibration.fitting.ground import Ground, Part
-from marginax_calibration.fitting.intervals import Intervals, intervals
+from marginax_calibration.fitting.intervals import intervals
 from marginax_calibration.fitting.objective import TERMS, Weights
-from marginax_calibration.fitting.parameters import By, Tunable, tunable
+from marginax_calibration.fitting.parameters import By, tunable
+from marginax_calibration.fitting.result import Fit, ended, values_of
 from marginax_calibration.fitting.search import Search
 from marginax_calibration.fitting.state import Report, Row, Settings, State
-from marginax_calibration.judgement import check_horizons, read_groups
-from marginax_calibration.portfolios import LINEAR_KINDS, Portfolio
+from marginax_calibration.judgement import check_horizons
+from marginax_calibration.portfolios import Portfolio
 
-# Starts that end within so much of the best objective, and all numbers within so much of its in the free scale, agree.
-SAME_OBJECTIVE, SAME_PLACE = 0.01, 0.5
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How one start ended: its best objective where it is checked, when, its numbers, and how far from the winner's."""
-
-    objective: float
-    step: int
-    values: Float64[np.ndarray, " numbers"]
-    distance: float
-    agrees: bool
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Fitted numbers of a model, and what they rest on.
-
-    `base` is the configuration of the preset or installed model `name`. `path` has a row for each step and start: the
-    terms of the objective, fitted and checked. `before` and `after` are the terms on all stretches, at the numbers of
-    the configuration (moved off the edges of what is allowed) and at the fitted ones.
-    """
-
-    name: str
-    base: Config
-    tunable: Tunable
-    values: Float64[np.ndarray, " numbers"]
-    intervals: Intervals | None
-    starts: tuple[Ended, ...]
-    path: pl.DataFrame
-    before: dict[str, dict[str, float]]
-    after: dict[str, dict[str, float]]
-    weights: Weights
-    settings: Settings
-    reference: dict[str, float]
-    data: dict[str, Any]
-
-    @property
-    def config(self) -> Config:
-        """The configuration with the fitted numbers."""
-        return self.tunable.config_at(self.values.tolist())
-
-    @property
-    def model(self) -> MarginModel:
-        """The model with the fitted numbers."""
-        return load_model(self.config)
-
-    @property
-    def agreed(self) -> bool:
-        """Whether all starts ended at one optimum."""
-        return all(each.agrees for each in self.starts)
+__all__ = ["Fit", "Fitting", "fit"]
 
 
 class Fitting:
@@ -88,48 +37,60 @@ class Fitting:
         groups: Sequence[CalendarGroup],
         *,
         name: str = "",
-        weights: Weights | None = None,
+        weights: Weights | Mapping[str, float] | None = None,
         settings: Settings | None = None,
-        keys: Sequence[str] = (),
+        keys: str | Sequence[str] = (),
         by: By = "all",
-        first_time: np.datetime64 | None = None,
-        last_time: np.datetime64 | None = None,
+        classes: Mapping[str, str] | None = None,
+        first_time: Time | None = None,
+        last_time: Time | None = None,
         check_share: float = 0.2,
         embargo_bars: int = 0,
+        left_out: Mapping[str, str] | None = None,
         streams: int = 0,
     ) -> None:
-        """`name` is the preset or installed model that a configuration is a change of (default: its `model`).
+        """`name` is the preset or installed model that a configuration is a change of (default: its `model`);
+        `left_out` says of portfolios that are in no group why not.
 
         Raises BadInput and ValueError as `fit` does.
         """
-        config = model if isinstance(model, Config) else model_config(model)
+        check_ranges(by, check_share, embargo_bars)
+        first = None if first_time is None else time_of(first_time, "first_time")
+        last = None if last_time is None else time_of(last_time, "last_time", last=True)
+        check_times(groups, first, last)
+        self.config = model if isinstance(model, Config) else model_config(model)
         # A parameter file stands on what everybody has: a preset or an installed model, not a file of one's own.
-        self.name = name or (str(model) if str(model) in preset_names() else config.model)
+        self.name = name or (str(model) if str(model) in preset_names() else self.config.model)
         self.base = model_config(self.name)
-        self.weights, self.settings = weights or Weights(), settings or Settings()
+        self.weights, self.settings = weights_of(weights), settings or Settings()
+        self._classes = dict(classes or {})
         self._underlyings = sorted({name for group in groups for each in group.portfolios for name in each.underlyings})
-        self.tunable = tunable(config, keys, by=by, underlyings=self._underlyings)
+        self.tunable = tunable(
+            self.config, keys_of(keys), by=by, underlyings=self._underlyings, classes=self._classes or None
+        )
         for group in groups:
             check_horizons({self.name: self.tunable.model}, group.panel)
         self._checking = {"share": check_share, "embargo_bars": embargo_bars}
         ground = Ground(
-            self.tunable, groups, first_time=first_time, last_time=last_time, seed=self.settings.seed, streams=streams
+            self.tunable, groups, first_time=first, last_time=last, seed=self.settings.seed, streams=streams
         )
-        fitted, checked = ground.split(check_share, embargo_bars)
+        self.left_out = {**(left_out or {}), **ground.left_out}
+        fitted, checked = split(ground, check_share, embargo_bars)
         self.search = Search(ground, fitted, checked, self.weights, self.settings)
 
     @property
     def data(self) -> dict[str, Any]:
         """What the fit stands on."""
         told = _data(self.search.ground, self.search.fitted, self.search.checked, self._underlyings)
-        return {**told, "check": self._checking}
+        return {**told, "check": self._checking, "left_out": dict(sorted(self.left_out.items()))}
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that a search hangs on, ready for JSON: one that was stopped goes on with the same alone."""
         return {
             "model": self.name,
-            "configuration": self.tunable.config.model_dump(mode="json"),
+            "configuration": self.config.model_dump(mode="json"),
+            "classes": dict(sorted(self._classes.items())),
             "numbers": [each.key for each in self.tunable.free],
             "weights": asdict(self.weights),
             "search": asdict(self.settings),
@@ -147,6 +108,7 @@ class Fitting:
     ) -> Fit:
         """Search from a state (None: from the start) to the end, and tell what was found. Raises NotFinite."""
         search, rows, numbers = self.search, list(path), self.tunable
+        clock = perf_counter()
 
         def told(state: State, more: list[Row]) -> None:
             rows.extend(more)
@@ -154,19 +116,22 @@ class Fitting:
                 report(state, more)
 
         end = search.run(search.begin([np.asarray(each, float) for each in others]) if state is None else state, told)
+        searched = perf_counter()
         best = int(np.argmin(end.best_value))
         free, origin = end.best[best], numbers.space.free(numbers.start)
         both = {"fitted": search.fitted, "checked": search.checked}
         before, after = (
             {on: _terms(search, each, parts) for on, parts in both.items() if parts} for each in (origin, free)
         )
+        judged = perf_counter()
+        sure = intervals(search, free) if with_intervals else None
         return Fit(
             name=self.name,
             base=self.base,
             tunable=numbers,
-            values=_values(numbers, free),
-            intervals=intervals(search, free) if with_intervals else None,
-            starts=tuple(_ended(numbers, end, k, best) for k in range(len(end.best))),
+            values=values_of(numbers, free),
+            intervals=sure,
+            starts=tuple(ended(numbers, end, k, best) for k in range(len(end.best))),
             path=pl.DataFrame(rows, schema=_PATH),
             before=before,
             after=after,
@@ -174,6 +139,11 @@ class Fitting:
             settings=self.settings,
             reference=search.reference._asdict(),
             data=self.data,
+            seconds={
+                "searched": round(searched - clock, 3),
+                "judged": round(judged - searched, 3),
+                "intervals": round(perf_counter() - judged, 3),
+            },
         )
 
 
@@ -181,13 +151,14 @@ def fit(
     model: str | Path | Config,
     history: Source | Sequence[CalendarGroup],
     portfolios: Source | Sequence[Portfolio] | None = None,
-    objective: Weights | None = None,
+    objective: Weights | Mapping[str, float] | None = None,
     *,
     settings: Settings | None = None,
-    keys: Sequence[str] = (),
+    keys: str | Sequence[str] = (),
     by: By = "all",
-    first_time: np.datetime64 | None = None,
-    last_time: np.datetime64 | None = None,
+    classes: Mapping[str, str] | None = None,
+    first_time: Time | None = None,
+    last_time: Time | None = None,
     check_share: float = 0.2,
     embargo_bars: int = 0,
     others: Sequence[Sequence[float]] = (),
@@ -198,9 +169,11 @@ def fit(
     """Fit the free numbers of a model to a history.
 
     `history` is a table (or several files), or groups as `read_groups` makes them; `portfolios` a table, portfolios, or
-    None for a venue's linear ones. `keys` are keys of the configuration (none: `usual_keys`), `by` whether each asset
-    class or underlying has its own. Losses after `last_time` are not looked at; the last `check_share` of the stretches
-    are not fitted on but checked on. `others` are sets of numbers to start from beside the configuration's.
+    None for a venue's linear ones. `objective` has the weights, or those that differ from the usual ones. `keys` are
+    keys of the configuration (none: `usual_keys`), `by` whether each asset class or underlying has its own; `classes`
+    places underlyings, before the configuration. Losses after `last_time` are not looked at; the last `check_share` of
+    the stretches are not fitted on but checked on. `others` are sets of numbers to start from beside the
+    configuration's.
 
     Returns the numbers of the start that was best where it is checked. Raises BadInput for what cannot be read or
     fitted, ValueError for weights or settings out of range, and NotFinite where the objective is no number.
@@ -208,11 +181,12 @@ def fit(
     settings = settings or Settings()
     fitting = Fitting(
         model,
-        _groups(history, portfolios, settings.seed),
+        groups_of(history, portfolios, settings.seed),
         weights=objective,
         settings=settings,
         keys=keys,
         by=by,
+        classes=classes,
         first_time=first_time,
         last_time=last_time,
         check_share=check_share,
@@ -227,28 +201,9 @@ _PATH = {"step": pl.Int64, "start": pl.Int64, "on": pl.String, "softness": pl.Fl
 )
 
 
-def _groups(
-    history: Source | Sequence[CalendarGroup], portfolios: Source | Sequence[Portfolio] | None, seed: int
-) -> list[CalendarGroup]:
-    if isinstance(history, list | tuple) and history and all(isinstance(each, CalendarGroup) for each in history):
-        return [each for each in history if isinstance(each, CalendarGroup)]
-    return read_groups(history, portfolios, seed=seed, kinds=LINEAR_KINDS)
-
-
-def _values(numbers: Tunable, free: np.ndarray) -> Float64[np.ndarray, " numbers"]:
-    with jax.enable_x64(True):
-        return np.asarray(numbers.space.allowed(jnp.asarray(free)))
-
-
 def _terms(search: Search, free: np.ndarray, parts: Sequence[Part]) -> dict[str, float]:
     totals, told = search.judged(free[None], parts)
     return {**told[0], "objective": float(totals[0])}
-
-
-def _ended(numbers: Tunable, end: State, k: int, best: int) -> Ended:
-    distance = float(np.abs(end.best[k] - end.best[best]).max())
-    close = end.best_value[k] - end.best_value[best] <= SAME_OBJECTIVE and distance <= SAME_PLACE
-    return Ended(float(end.best_value[k]), int(end.best_step[k]), _values(numbers, end.best[k]), distance, bool(close))
 
 
 def _data(
@@ -265,7 +220,7 @@ def _data(
         "inputs": dict(ground.groups[0].inputs),
         "absolute": [name for group in ground.groups[:1] for name in group.panel.names if _is_absolute(group, name)],
         "underlyings": list(underlyings),
-        "portfolios": sum(len(group.portfolios) for group in ground.groups),
+        "portfolios": sum(life.rows > 0 for calendar in ground.calendars for life in calendar.lives),
         "fitted": dates(fitted),
         "checked": dates(checked),
     }

@@ -5,7 +5,8 @@ hash; what was wanted; how it was searched; what came out; and whether anybody a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -18,16 +19,21 @@ import jax
 import numpy as np
 
 from marginax.config import Config
-from marginax.parameter_file import FORMAT, settings_between
+from marginax.parameter_file import FORMAT, base_hash, settings_between
 from marginax.problems import BadInput, Problem
-from marginax.tables.results import whole_files
-from marginax_calibration.fitting.fit import Fit, Fitting
-from marginax_calibration.fitting.search import Search
+from marginax.tables.results import write_files
+from marginax_calibration.fitting.fit import Fitting
+from marginax_calibration.fitting.result import Fit
 from marginax_calibration.fitting.state import Row, State
 
 DIGITS = 6
+# What a run has its own of, whatever a fit had.
+OF_A_RUN = ("tail", "charge_tail", "horizon_days")
 UNFINISHED = "marginax.unfinished/1"
 STATE = "search.npz"
+SHOWN, LONGEST = 3, 60
+# What reading a file that is damaged, or of another kind, may raise.
+DAMAGED = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, BadZipFile, zlib.error)
 
 
 def document(found: Fit) -> dict[str, Any]:
@@ -53,6 +59,7 @@ def document(found: Fit) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": found.name,
+        "base": base_hash(found.name),
         "settings": _settings(found, config),
         "risk": config.risk.model_dump(mode="json"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -67,6 +74,7 @@ def document(found: Fit) -> dict[str, Any]:
         },
         "search": asdict(found.settings),
         "diagnostics": {
+            "improved": found.improved,
             "starts_agree": found.agreed,
             "starts": [
                 {
@@ -88,13 +96,20 @@ def text_of(found: Fit) -> str:
     return json.dumps(document(found), indent=1, allow_nan=False) + "\n"
 
 
+def save_fit(found: Fit, path: str | Path) -> None:
+    """Write the parameter file of a fit, whole or not at all."""
+    text = text_of(found)
+    write_files({Path(path): lambda place: place.write_text(text, encoding="utf-8")})
+
+
 def _settings(found: Fit, config: Config) -> dict[str, Any]:
     """What differs from the model's own configuration, and every fitted number whether it moved or not.
 
     The tails and the horizon of the fit are told beside them: whoever runs the numbers has their own.
     """
     settings = settings_between(found.base, config)
-    settings.pop("risk", None)
+    risk = {key: value for key, value in settings.pop("risk", {}).items() if key not in OF_A_RUN}
+    settings |= {"risk": risk} if risk else {}
     whole = config.model_dump(mode="json", by_alias=True)
     for each in found.tunable.free:
         table, value = settings, whole
@@ -104,50 +119,101 @@ def _settings(found: Fit, config: Config) -> dict[str, Any]:
     return settings
 
 
-def unfinished(fitting: Fitting, state: State) -> dict[str, Any]:
-    """The best numbers of a search that did not end, in a format that no run takes for a result."""
+def write_unfinished(path: Path, fitting: Fitting, state: State) -> None:
+    """Write the best numbers of a search that did not end, in a format that no run takes for a result."""
     best = int(np.argmin(state.best_value))
     values = fitting.tunable.space.allowed(state.best[best])
     numbers = {each.key: _rounded(float(value)) for each, value in zip(fitting.tunable.free, values, strict=True)}
-    return {"format": UNFINISHED, "model": fitting.name, "settings": {}, "step": state.step, "numbers": numbers}
+    told = {"format": UNFINISHED, "model": fitting.name, "settings": {}, "step": state.step, "numbers": numbers}
+    text = json.dumps(told, indent=1) + "\n"
+    write_files({path: lambda place: place.write_text(text, encoding="utf-8")})
 
 
-def stamp_of(search_inputs: Mapping[str, Any]) -> str:
-    """What a search is of, as one hash: a state goes on only with the same, and the same versions of what computes."""
+def search_of(fitting: Fitting, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What a search is of, ready for JSON: it goes on with the same alone, and the same versions of what computes.
+
+    `inputs` are the hashes of the files; where they lie is nothing to it.
+    """
+    told = fitting.identity
+    data = {key: value for key, value in told["data"].items() if key != "inputs"}
     versions = {name: version(name) for name in ("marginax", "jax", "optax", "numpy")}
-    search_inputs = {**search_inputs, "versions": versions}
-    return sha256(json.dumps(search_inputs, sort_keys=True, default=str).encode()).hexdigest()
+    every = {"inputs": sorted(inputs.values()), **told, "data": data, "versions": versions}
+    plain: dict[str, Any] = json.loads(json.dumps(every, default=str))
+    return plain
 
 
-def write_state(folder: Path, state: State, rows: Sequence[Row], stamp: str) -> None:
-    """Keep where a search stands, whole or not at all."""
+def write_state(folder: Path, state: State, rows: Sequence[Row], search: Mapping[str, Any]) -> None:
+    """Keep where a search stands, whole or not at all; `search` is what it is of."""
     leaves = jax.tree.leaves(state)
     arrays = {f"leaf_{k}": np.asarray(leaf) for k, leaf in enumerate(leaves)}
-    path = json.dumps(list(rows))
+    texts = {"stamp": _stamp(search), "search": json.dumps(search), "path": json.dumps(list(rows))}
 
     def write(place: Path) -> None:
         with place.open("wb") as file:
-            np.savez(file, stamp=np.array(stamp), path=np.array(path), **arrays)  # type: ignore[arg-type]
+            np.savez(file, **{name: np.array(text) for name, text in texts.items()}, **arrays)  # type: ignore[arg-type]
 
-    with whole_files({folder / STATE: write}):
-        return
+    write_files({folder / STATE: write})
 
 
-def read_state(folder: Path, search: Search, stamp: str) -> tuple[State, list[Row]]:
+def step_of(folder: Path) -> int | None:
+    """The step at which the search of a folder stands; None where it holds none."""
+    try:
+        with np.load(folder / STATE) as held:
+            return int(held["leaf_0"])
+    except DAMAGED:
+        return None
+
+
+def read_state(folder: Path, fitting: Fitting, search: Mapping[str, Any]) -> tuple[State, list[Row]]:
     """Where a search stood. Raises BadInput where there is none, or it is of another search."""
     place = folder / STATE
-    tree = jax.tree.structure(search.begin())
+    state = None
     try:
         with np.load(place) as held:
-            kept, path = str(held["stamp"]), json.loads(str(held["path"]))
-            state: State = jax.tree.unflatten(tree, [held[f"leaf_{k}"] for k in range(len(held.files) - 2)])
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        remedy = "Start anew without `--resume`, or name the folder of the search with `--dir`"
-        raise BadInput([Problem(str(place), None, None, f"holds no search ({error})", remedy)]) from None
-    if kept != stamp:
-        what = "is a search on other data, with other settings or of another model"
-        raise BadInput([Problem(str(place), None, None, what, "Repeat the command as it was, or leave out `--resume`")])
+            kept, stamp = json.loads(str(held["search"])), str(held["stamp"])
+            if stamp == _stamp(search):
+                path: list[Row] = json.loads(str(held["path"]))
+                leaves = [held[f"leaf_{k}"] for k in range(len(held.files) - 3)]
+                state = jax.tree.unflatten(jax.tree.structure(fitting.search.begin()), leaves)
+    except DAMAGED:
+        what = "holds no search" if not place.is_file() else "cannot be read: it is damaged, or of another kind"
+        remedy = "Begin anew with `--overwrite` and without `--resume`, or name the folder of the search with `--dir`"
+        raise BadInput([Problem(str(place), None, None, what, remedy)]) from None
+    if state is None:
+        what = f"is of another search: {_differences(kept, search)}"
+        remedy = "Repeat the command as it was, or begin anew with `--overwrite` and without `--resume`"
+        raise BadInput([Problem(str(place), None, None, what, remedy)])
     return state._replace(step=int(state.step)), path
+
+
+def _stamp(search: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(search, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(kept: Mapping[str, Any], search: Mapping[str, Any]) -> str:
+    """The first settings that differ, with both values."""
+    before, now = dict(_flat(kept)), dict(_flat(search))
+    apart = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    told = [
+        "the input files are others"
+        if key == "inputs"
+        else f"`{key}` was {_shown(before.get(key))} and is {_shown(now.get(key))}"
+        for key in apart[:SHOWN]
+    ]
+    return "; ".join(told) + (f"; and {len(apart) - SHOWN} more" if len(apart) > SHOWN else "")
+
+
+def _flat(values: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{head}{key}.")
+        else:
+            yield head + key, value
+
+
+def _shown(value: Any) -> str:
+    words = json.dumps(value)
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
 
 
 def _rounded(value: float) -> float:

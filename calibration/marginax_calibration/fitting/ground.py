@@ -75,23 +75,30 @@ class Ground:
         streams: int = 0,
         double: bool = False,
     ) -> None:
-        """Raises BadInput where the history holds too few bars to fit on."""
+        """`left_out` says why a portfolio has no margin to fit. Raises BadInput where none of them has any."""
         persistent_cache()
-        self.tunable, self.groups = tunable, tuple(groups)
+        self.tunable = tunable
+        self.left_out: dict[str, str] = {}
         self._times = (first_time, last_time)
-        self.calendars = [self._calendar(group, seed, streams, double) for group in groups]
+        made = [(group, self._calendar(group, seed, streams, double)) for group in groups]
+        self.groups = tuple(group for group, calendar in made if calendar is not None)
+        self.calendars = [calendar for _, calendar in made if calendar is not None]
+        if not self.calendars:
+            reasons = "; ".join(sorted(set(self.left_out.values()))[:3])
+            source = ", ".join(groups[0].panel.digests) or "history"
+            what = f"no portfolio has a bar to fit on: {reasons}"
+            raise BadInput([Problem(source, None, None, what, "Give more history, or a later date", table="history")])
 
-    def _calendar(self, group: CalendarGroup, seed: int, streams: int, double: bool) -> _Calendar:
+    def _calendar(self, group: CalendarGroup, seed: int, streams: int, double: bool) -> _Calendar | None:
         panel, portfolios, model = group.panel, group.portfolios, self.tunable.model
         legs = Legs.of(portfolios, panel)
         volatilities = {name: panel.volatility[:, panel.names.index(name)] for name in legs.optioned}
         known = known_of(model, panel, volatilities)
         lives = lives_of(portfolios, panel, {model.name: known}, {model.name: model}, *self._times)
+        out = zip(portfolios, lives, strict=True)
+        self.left_out |= {each.name: life.reason for each, life in out if not life.rows}
         if not any(life.rows for life in lives):
-            reasons = "; ".join(sorted({life.reason for life in lives})[:3])
-            source = ", ".join(panel.digests) or "history"
-            what = f"no portfolio has a bar to fit on: {reasons}"
-            raise BadInput([Problem(source, None, None, what, "Give more history, or a later date", table="history")])
+            return None
         with jax.enable_x64(True):
             market = unit_market(panel, legs, known)
         losses = portfolio_losses(panel, legs, market, portfolios)

@@ -1,6 +1,7 @@
 """How sure a fit is of its numbers: the sandwich of an M-estimator, with stretches of bars as the independent pieces.
 
-With g_b the slope that stretch b has in the objective and H the curvature, the covariance is H^-1 (sum g_b g_b') H^-1.
+With g_b the slope that stretch b has in the objective and H the curvature, the covariance is H^-1 (sum g_b g_b') H^-1,
+both without the prior: what is told is how sure the data alone make a number, and nothing where they say nothing of it.
 Losses breach in jumps, so the curvature comes from differences of gradients over a step that holds many of them, in the
 free scale. Intervals are symmetric there and go through the bijectors; those of numbers that share a constraint are
 symmetric in the numbers themselves, by the slopes of their bijector.
@@ -19,11 +20,13 @@ from marginax_calibration.fitting.search import Search
 from marginax_calibration.fitting.state import NotFinite
 
 STEP = 0.15
+# A number with less than this share in the directions that data say nothing of is told by the others.
+LOADING = 0.01
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Standard errors in the free scale and 95 % intervals of the numbers; NaN where the curvature is not positive."""
+    """Standard errors in the free scale and 95 % intervals of the numbers; NaN where data do not tell a number."""
 
     errors: Float64[np.ndarray, " numbers"]
     low: Float64[np.ndarray, " numbers"]
@@ -33,7 +36,8 @@ class Intervals:
 def intervals(search: Search, free: Float64[np.ndarray, " numbers"], *, level: float = 0.95) -> Intervals:
     """Intervals around an optimum on the stretches that were fitted on; NaN where the objective has no number near by.
 
-    The prior counts in the curvature and not in the pieces: it is no evidence. Stretches of several calendars count as
+    A search that stopped early, or is held by its prior, ends off the data's own optimum: intervals are around where it
+    ended all the same. Stretches of several calendars count as
     independent, so that intervals on them are too narrow. Costs 2 gradients for each number, and one more.
     """
     try:
@@ -50,9 +54,8 @@ def _intervals(search: Search, free: Float64[np.ndarray, " numbers"], level: flo
     for k in range(count):
         step = np.zeros(count)
         step[k] = STEP
-        _, ahead, _ = search.value((free + step)[None], parts, softness)
-        _, behind, _ = search.value((free - step)[None], parts, softness)
-        curvature[k] = (ahead[0] - behind[0]) / (2 * STEP)
+        ahead, behind = (search.evidence((free + sign * step)[None], parts, softness)[1][0] for sign in (1, -1))
+        curvature[k] = (ahead - behind) / (2 * STEP)
     pieces = search.pieces(free, parts, softness)
     covariance = sandwich(curvature, pieces)
     errors = _roots(np.diag(covariance))
@@ -61,27 +64,36 @@ def _intervals(search: Search, free: Float64[np.ndarray, " numbers"], level: flo
     with jax.enable_x64(True):
         value = np.asarray(space.allowed(jnp.asarray(free)))
         ends = [np.asarray(space.allowed(jnp.asarray(free + sign * reach * np.nan_to_num(errors)))) for sign in (-1, 1)]
+    low, high = (np.where(np.isfinite(errors), end, np.nan) for end in ends)
     slopes = space.slopes(free)
-    around = reach * _roots(np.diag(slopes @ covariance @ slopes.T))
-    together = np.zeros(count, bool)
     for block in space.blocks:
-        together[list(block.places)] = block.kind != "interval"
-    low = np.where(together, value - around, np.where(np.isfinite(errors), ends[0], np.nan))
-    high = np.where(together, value + around, np.where(np.isfinite(errors), ends[1], np.nan))
+        if block.kind != "interval":
+            mine = np.array(block.places)
+            own = slopes[np.ix_(mine, mine)]
+            around = reach * _roots(np.diag(own @ covariance[np.ix_(mine, mine)] @ own.T))
+            low[mine], high[mine] = value[mine] - around, value[mine] + around
     return Intervals(errors, low, high)
 
 
 def sandwich(
     curvature: Float64[np.ndarray, "numbers numbers"], pieces: Float64[np.ndarray, "pieces numbers"]
 ) -> Float64[np.ndarray, "numbers numbers"]:
-    """H^-1 J H^-1, J the sum of the outer products of the pieces around their mean; NaN where H is not positive."""
+    """H^-1 J H^-1, J the sum of the outer products of the pieces around their mean.
+
+    Directions in which H is not positive are left out, and what has a share of LOADING or more in them is NaN.
+    """
     whole = (curvature + curvature.T) / 2
-    if not np.isfinite(whole).all() or np.linalg.eigvalsh(whole).min() <= 0:
+    if not np.isfinite(whole).all():
         return np.full_like(whole, np.nan)
+    bends, ways = np.linalg.eigh(whole)
+    known = bends > 0
     around = pieces - pieces.mean(axis=0)
     spread = around.T @ around * len(pieces) / max(1, len(pieces) - 1)
-    bread = np.linalg.inv(whole)
-    return bread @ spread @ bread
+    bread = (ways[:, known] / bends[known]) @ ways[:, known].T
+    covariance = bread @ spread @ bread
+    untold = np.sum(ways[:, ~known] ** 2, axis=1) >= LOADING
+    covariance[untold] = covariance[:, untold] = np.nan
+    return covariance
 
 
 def _roots(variances: Float64[np.ndarray, " numbers"]) -> Float64[np.ndarray, " numbers"]:

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from marginax_calibration.replay import LEAST_SHORTFALL
+from marginax_calibration.replay import lifted
 from marginax_kernels import fissler_ziegel
 
 TERMS = ("fz0", "coverage", "cost", "uncovered", "procyclicality", "anchor", "pooling")
+PRIORS = TERMS[5:]
 RISE_BARS = 5
 # Portfolio-bars that one unit of the free scale is worth to the anchor and the pool.
 PRIOR_ROWS = 1000.0
@@ -42,9 +43,9 @@ class Weights:
 
     fz0: float = 1.0
     coverage: float = 0.2
-    cost: float = 0.6
+    cost: float = 0.9
     uncovered: float = 0.1
-    procyclicality: float = 0.1
+    procyclicality: float = 0.05
     anchor: float = 5.0
     pooling: float = 10.0
 
@@ -53,6 +54,10 @@ class Weights:
             value = getattr(self, each.name)
             if not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"the weight of `{each.name}` is {value}; give a number that is not negative")
+        if not any(getattr(self, name) for name in TERMS[: -len(PRIORS)]):
+            raise ValueError(
+                f"all weights of {', '.join(TERMS[: -len(PRIORS)])} are zero, and nothing is wanted; give one of them"
+            )
 
     def of(self, words: str) -> "Weights":
         """The same with some weights changed, as in `cost=0.5,uncovered=0.1`. Raises ValueError."""
@@ -126,7 +131,7 @@ def _sums(table: Array, rows: Rows, softness: Array | float, tail: float) -> dic
 
     var, shortfall, charged = (jnp.where(alive, table[..., k], 1) for k in range(3))
     loss = jnp.where(alive, rows.loss, 0)
-    shortfall = jnp.maximum(shortfall, LEAST_SHORTFALL)
+    var, shortfall = lifted(var, shortfall, jnp)
     both = alive[RISE_BARS:] & alive[:-RISE_BARS] & jnp.asarray(rows.follows)[RISE_BARS:, None]
     before, after = jnp.maximum(charged[:-RISE_BARS], LEAST_CHARGED), charged[RISE_BARS:]
     rise = jnp.where(both, jnp.maximum(after / before - 1, 0), 0)

@@ -21,15 +21,12 @@ from marginax.market_sections import ClassParameters
 from marginax.models import MarginModel, load_model
 from marginax.parameter_file import settings_over
 from marginax.problems import BadInput, Problem
-from marginax_calibration.fitting.bijectors import INSIDE, Kind, Space, blocks_of
+from marginax_calibration.fitting.bijectors import INSIDE, Block, Space, blocks_of
 
 By = Literal["all", "class", "underlying"]
-# Keys of one table that are constrained together.
-TOGETHER: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-    ("ordered", ("fast_half_life_days", "slow_half_life_days")),
-    ("shares", ("alpha", "beta")),
-    ("shares", ("daily", "weekly", "monthly")),
-)
+# Keys of one table that rise together, and those whose sum is to stay below one, free or not.
+ORDERED = ("fast_half_life_days", "slow_half_life_days")
+SHARES = (("alpha", "beta"), ("daily", "weekly", "monthly"))
 # What each filter has to say of itself.
 FILTERS = {
     "ewma": ("scenarios.half_life_days",),
@@ -117,16 +114,23 @@ def usual_keys(config: Config) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def tunable(config: Config, keys: Sequence[str] = (), *, by: By = "all", underlyings: Sequence[str] = ()) -> Tunable:
+def tunable(
+    config: Config,
+    keys: Sequence[str] = (),
+    *,
+    by: By = "all",
+    underlyings: Sequence[str] = (),
+    classes: Mapping[str, str] | None = None,
+) -> Tunable:
     """The model of a configuration with these keys free (none: `usual_keys`).
 
     `by` gives keys that a class may have a number for each class, or each of the `underlyings`, that has one: `all` is
-    one for all. Raises BadInput for a key that is none, is no number, or that no leaf depends on.
+    one for all. `classes` are asset classes that a venue states, which come before those of the configuration. Raises
+    BadInput for a key that is none, is no number, or that no leaf depends on.
     """
     wanted = tuple(keys) or usual_keys(config)
-    for key in wanted:
-        if wanted.count(key) > 1:
-            raise _refused(key, "is named twice", "Name each key once")
+    if classes:
+        config = _stated(config, classes)
     if by != "all":
         config = _by_class(config, underlyings, alone=by == "underlying")
     words = sorted({config.classes.names.get(name, config.classes.default) for name in underlyings})
@@ -139,7 +143,10 @@ def tunable(config: Config, keys: Sequence[str] = (), *, by: By = "all", underly
         paths = [(*CLASSES, word, name) for word in words] if split else [_path(config, key)]
         free += [_free(config, each, key) for each in paths]
     paths = [each.path for each in free]
-    space = Space(blocks_of([(each.low, each.high) for each in free], _together(paths)))
+    for each in free:
+        if paths.count(each.path) > 1:
+            raise _refused(each.key, "is named twice", "Name each number once")
+    space = Space(blocks_of([(each.low, each.high) for each in free], _together(config, paths)))
     inside = space.inside(np.array([each.value for each in free]))
     settled = with_values(config, dict(zip(paths, inside.tolist(), strict=True)))
     model = load_model(settled)
@@ -168,16 +175,8 @@ def _path(config: Config, key: str) -> tuple[str, ...]:
 
 def _free(config: Config, path: tuple[str, ...], pooled: str) -> Free:
     """A number at a path as a free one; raises BadInput for what is none."""
-    section: Any = config
     key, name = ".".join(path), path[-1]
-    try:
-        for step in path[:-1]:
-            section = section[step] if isinstance(section, dict) else getattr(section, step)
-        value = section[name] if isinstance(section, dict) else getattr(section, name)
-    except (AttributeError, KeyError, TypeError):
-        raise _refused(key, "is not a key of the configuration", "See `marginax init` for the keys") from None
-    if value is None and isinstance(section, ClassParameters):
-        value = _usual(config, name)
+    section, value = _found(config, path)
     if isinstance(section, dict) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)  # numbers of an installed model have no schema
     if not isinstance(value, float):
@@ -206,16 +205,46 @@ def _bounds(section: type[BaseModel], name: str) -> tuple[float, float]:
     return low, high
 
 
-def _together(paths: Sequence[tuple[str, ...]]) -> list[tuple[Kind, list[int]]]:
-    """Places of keys of one table that are constrained together."""
+def _found(config: Config, path: tuple[str, ...]) -> tuple[Any, Any]:
+    """The table that a key is in, and its value; raises BadInput where there is none."""
+    section: Any = config
+    try:
+        for step in path[:-1]:
+            section = section[step] if isinstance(section, dict) else getattr(section, step)
+        value = section[path[-1]] if isinstance(section, dict) else getattr(section, path[-1])
+    except (AttributeError, KeyError, TypeError):
+        key = ".".join(path)
+        raise _refused(key, "is not a key of the configuration", "See `marginax init` for the keys") from None
+    if value is None and isinstance(section, ClassParameters):
+        value = _usual(config, path[-1])
+    return section, value
+
+
+def _together(config: Config, paths: Sequence[tuple[str, ...]]) -> list[Block]:
+    """Keys of one table that are constrained together, with what those that are not free leave over."""
     place = {path: k for k, path in enumerate(paths)}
-    found: list[tuple[Kind, list[int]]] = []
+    found: list[Block] = []
     for table in dict.fromkeys(path[:-1] for path in paths):
-        for kind, keys in TOGETHER:
-            mine = [place[*table, key] for key in keys if (*table, key) in place]
-            if len(mine) == len(keys):
-                found.append((kind, mine))
+        rising = tuple(place[*table, key] for key in ORDERED if (*table, key) in place)
+        if len(rising) == len(ORDERED):
+            found.append(Block(rising, "ordered"))
+        for keys in SHARES:
+            mine = tuple(place[*table, key] for key in keys if (*table, key) in place)
+            if mine:
+                kept = sum(_found(config, (*table, key))[1] for key in keys if (*table, key) not in place)
+                if kept >= 1:
+                    raise _refused(
+                        ".".join(paths[mine[0]]), "is left nothing by the others of its sum", "Free them too"
+                    )
+                found.append(Block(mine, "shares", high=1 - kept))
     return found
+
+
+def _stated(config: Config, classes: Mapping[str, str]) -> Config:
+    """The same configuration with underlyings in these classes; a class without a table gets an empty one."""
+    words = {*classes.values(), *config.classes.names.values()} - set(config.classes.parameters)
+    tables: dict[str, Any] = {word: {} for word in words}
+    return settings_over(config, {"classes": {"names": dict(classes), "parameters": tables}}, "classes")
 
 
 def _by_class(config: Config, underlyings: Sequence[str], *, alone: bool) -> Config:

@@ -15,8 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Float64
 
+from marginax.interrupts import stop_if_interrupted
 from marginax_calibration.fitting.ground import Ground, Part
+from marginax_calibration.fitting.not_finite import parted, what_has_no_slope, what_is_no_number
 from marginax_calibration.fitting.objective import (
+    PRIORS,
     Prior,
     Reference,
     Weights,
@@ -88,6 +91,7 @@ class Search:
             if report is not None:
                 report(state, row)
         while state.step < self.settings.steps and not state.done.all():
+            stop_if_interrupted()
             before, open_ = state, ~state.done
             try:
                 state, rows = self._stepped(state)
@@ -103,7 +107,19 @@ class Search:
     def value(
         self, free: Float64[np.ndarray, "starts numbers"], parts: Sequence[Part], softness: float
     ) -> tuple[Float64[np.ndarray, " starts"], Float64[np.ndarray, "starts numbers"], list[Row]]:
-        """The objective, its gradient and its terms on some stretches. Raises NotFinite through `_finite`."""
+        """The objective, its gradient and its terms on some stretches. Raises NotFinite."""
+        totals, gradient, told = self.evidence(free, parts, softness)
+        with jax.enable_x64(True):
+            for start, mine in enumerate(free):
+                found, slope = prior_slopes(mine, self._origin, prior=self.prior, weights=self.weights)
+                told[start] |= {name: float(number) for name, number in found.items()}
+                gradient[start] += np.asarray(slope)
+        return totals + self._priors(told), gradient, told
+
+    def evidence(
+        self, free: Float64[np.ndarray, "starts numbers"], parts: Sequence[Part], softness: float
+    ) -> tuple[Float64[np.ndarray, " starts"], Float64[np.ndarray, "starts numbers"], list[Row]]:
+        """`value` without the prior: what the data say. Raises NotFinite."""
         values, tables, pull = self._margins(free, parts)
         rows = self.ground.rows(parts)
         told, slopes = [], []
@@ -112,15 +128,17 @@ class Search:
             found, slope = table_slopes(mine, rows, self.reference, softness, weights=self.weights, tail=self._tail)
             told.append({name: float(number) for name, number in found.items()})
             slopes.append(slope)
+        totals = self._totals(told, values, tables, parts)
         ways = [np.stack([np.asarray(each[k]) for each in slopes]) for k in range(len(tables))]
         gradient = self._through(free, pull(ways))
-        with jax.enable_x64(True):
-            for start, mine in enumerate(free):
-                found, slope = prior_slopes(mine, self._origin, prior=self.prior, weights=self.weights)
-                told[start] |= {name: float(number) for name, number in found.items()}
-                gradient[start] += np.asarray(slope)
-        totals = np.array([weighted(each, self.weights) for each in told])
-        self._finite(totals, gradient, values, tables, rows, parts, told)
+        lost = np.flatnonzero(~np.isfinite(gradient).all(axis=1))
+        if len(lost):
+            k = int(lost[0])
+
+            def pulled(part: Part, own: np.ndarray) -> np.ndarray:
+                return self._pulled(free[k], part, own)
+
+            raise NotFinite(what_has_no_slope(self.ground, values[k], told[k], gradient[k], slopes[k], parts, pulled))
         return totals, gradient, told
 
     def pieces(
@@ -131,17 +149,7 @@ class Search:
         rows = self.ground.rows(parts)
         mine = [table[0] for table in tables]
         _, slopes = table_slopes(mine, rows, self.reference, softness, weights=self.weights, tail=self._tail)
-        groups = sorted({part.group for part in parts})
-        place = dict.fromkeys(groups, 0)
-        found = []
-        for part in parts:
-            k = groups.index(part.group)
-            chunk = len(mine[k]) // sum(each.group == part.group for each in parts)
-            own = np.asarray(slopes[k])[place[part.group] : place[part.group] + chunk]
-            place[part.group] += chunk
-            _, _, pull = self._margins(free[None], [part])
-            found.append(self._through(free[None], pull([own[None]]))[0])
-        return np.stack(found)
+        return np.stack([self._pulled(free, part, own) for part, own in parted(slopes, parts)])
 
     def judged(
         self, free: Float64[np.ndarray, "starts numbers"], parts: Sequence[Part]
@@ -154,8 +162,7 @@ class Search:
             mine = [table[start] for table in tables]
             found = table_terms(mine, rows, self.reference, 0.0, tail=self._tail)
             told.append({name: float(number) for name, number in found.items()})
-        totals = np.array([weighted(each, self.weights) for each in told])
-        self._finite(totals, None, values, tables, rows, parts, told)
+        totals = self._totals(told, values, tables, parts)
         return totals, told
 
     def _margins(self, free: np.ndarray, parts: Sequence[Part]) -> tuple[np.ndarray, list[np.ndarray], Any]:
@@ -164,9 +171,24 @@ class Search:
         tables, pull = self.ground.margins(values, parts)
         return values, tables, pull
 
+    def _pulled(self, free: np.ndarray, part: Part, slopes: np.ndarray) -> np.ndarray:
+        """Slopes of the margins of one stretch, pulled to one set of numbers."""
+        _, _, pull = self._margins(free[None], [part])
+        return self._through(free[None], pull([slopes[None]]))[0]
+
+    def _prior_terms(self, free: np.ndarray) -> Row:
+        with jax.enable_x64(True):
+            found = prior_terms(jnp.asarray(free), self._origin, self.prior)
+            return {name: float(number) for name, number in found.items()}
+
+    def _priors(self, told: Sequence[Row]) -> np.ndarray:
+        return np.array([sum(getattr(self.weights, name) * each.get(name, 0.0) for name in PRIORS) for each in told])
+
     def _through(self, free: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         ways = [self.ground.tunable.space.slopes(each) for each in free]
-        return np.stack([slope @ way for slope, way in zip(slopes, ways, strict=True)])
+        # A slope that is no number is one in its own block alone.
+        products = [np.where(way == 0, 0, slope[:, None] * way) for slope, way in zip(slopes, ways, strict=True)]
+        return np.stack([product.sum(axis=0) for product in products])
 
     def _softness(self, step: int) -> float:
         wide, narrow = self.settings.softness
@@ -247,9 +269,8 @@ class Search:
         for start, mine in enumerate(free):
             margins = [table[start] for table in tables]
             found = table_terms(margins, rows, self.reference, softness, tail=self._tail)
-            with jax.enable_x64(True):
-                priors = prior_terms(jnp.asarray(mine), self._origin, self.prior)
-            totals.append(weighted({name: float(each) for name, each in {**found, **priors}.items()}, self.weights))
+            every = {name: float(each) for name, each in found.items()} | self._prior_terms(mine)
+            totals.append(weighted(every, self.weights))
         return np.nan_to_num(np.array(totals), nan=np.inf)
 
     @staticmethod
@@ -262,10 +283,13 @@ class Search:
         return jax.tree.map(one, whole, part)
 
     def _check(self, state: State, at: np.ndarray) -> tuple[State, list[Row]]:
-        """Judge some starts on the stretches that are checked on."""
+        """Judge some starts on the stretches that are checked on, or with the prior on those that are fitted on."""
         if not len(at):
             return state, []
         totals, told = self.judged(state.free[at], self.checked or self.fitted)
+        if not self.checked:
+            told = [each | self._prior_terms(free) for each, free in zip(told, state.free[at], strict=True)]
+            totals = totals + self._priors(told)
         best, value, when, done = state.best.copy(), state.best_value.copy(), state.best_step.copy(), state.done.copy()
         better = at[totals < value[at] - LEAST_GAIN]
         best[better], when[better] = state.free[better], state.step
@@ -279,44 +303,14 @@ class Search:
         ]  # fmt: skip
         return state._replace(best=best, best_value=value, best_step=when, done=done), rows
 
-    def _finite(
-        self,
-        totals: np.ndarray,
-        gradient: np.ndarray | None,
-        values: np.ndarray,
-        tables: Sequence[np.ndarray],
-        rows: Sequence[Any],
-        parts: Sequence[Part],
-        told: Sequence[Row],
-    ) -> None:
-        """Raise NotFinite that says which term, and on which day a margin is no number."""
-        if np.isfinite(totals).all() and (gradient is None or np.isfinite(gradient).all()):
-            return
-        bad = [name for each in told for name, number in each.items() if not np.isfinite(number)]
-        names = ", ".join(f"`{name}`" for name in dict.fromkeys(bad)) or "the gradient"
-        where = self._where(tables, rows, parts)
-        wrong = ~np.isfinite(totals)
-        if gradient is not None:
-            wrong |= ~np.isfinite(gradient).all(axis=1)
-        start = int(np.argmax(wrong))
-        numbers = ", ".join(
-            f"{each.key} = {value:.6g}" for each, value in zip(self.ground.tunable.free, values[start], strict=True)
-        )
-        raise NotFinite(f"{names} is no number{where}; at {numbers}")
-
-    def _where(self, tables: Sequence[np.ndarray], rows: Sequence[Any], parts: Sequence[Part]) -> str:
-        groups = sorted({part.group for part in parts})
-        for group, table, each in zip(groups, tables, rows, strict=True):
-            wrong = ~np.isfinite(table).all(axis=(0, 3)) & each.alive
-            shrunk = (table[..., 1] <= 0).any(axis=0) & each.alive
-            for what, found in (("a margin is none", wrong), ("an expected shortfall is not positive", shrunk)):
-                if found.any():
-                    row, portfolio = (int(k) for k in np.argwhere(found)[0])
-                    mine = [part.stretch for part in parts if part.group == group]
-                    calendar = self.ground.calendars[group]
-                    chunk = len(found) // len(mine)
-                    bar = mine[row // chunk].low + row % chunk
-                    day = np.datetime_as_string(calendar.times[min(bar + 1, len(calendar.times) - 1)], unit="D")
-                    name = self.ground.groups[group].portfolios[portfolio].name
-                    return f": on {day} {what} of '{name}'"
-        return ""
+    def _totals(
+        self, told: Sequence[Row], values: np.ndarray, tables: Sequence[np.ndarray], parts: Sequence[Part]
+    ) -> np.ndarray:
+        """The objective without its prior; raises NotFinite that says which term, and on which day."""
+        totals = np.array([weighted(each, self.weights) for each in told])
+        wrong = np.flatnonzero(~np.isfinite(totals))
+        if len(wrong):
+            k = int(wrong[0])
+            mine = [table[k] for table in tables]
+            raise NotFinite(what_is_no_number(self.ground, values[k], told[k], mine, parts))
+        return totals

@@ -1,8 +1,9 @@
 """Walking forward: fitted anew at each date on what was known by then, and margined with that until the next."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +13,15 @@ import polars as pl
 from marginax.config import Config
 from marginax.models import MarginModel
 from marginax.problems import BadInput, Problem
+from marginax.tables.read import Source
 from marginax_calibration.calendar_groups import CalendarGroup
-from marginax_calibration.fitting.fit import Fit, fit
+from marginax_calibration.dates import Time, time_of
+from marginax_calibration.fitting.arguments import groups_of
+from marginax_calibration.fitting.fit import fit
 from marginax_calibration.fitting.objective import Weights
+from marginax_calibration.fitting.result import Fit
 from marginax_calibration.fitting.state import Report, Settings
+from marginax_calibration.portfolios import Portfolio
 from marginax_calibration.replay import NothingReplayed, replay
 
 FITTED = "fitted"
@@ -30,12 +36,13 @@ class Walk:
 
 
 def walk_forward(
-    model: str | Config,
-    groups: Sequence[CalendarGroup],
-    dates: Sequence[np.datetime64],
+    model: str | Path | Config,
+    history: Source | Sequence[CalendarGroup],
+    dates: Sequence[Time],
+    portfolios: Source | Sequence[Portfolio] | None = None,
     *,
-    last_time: np.datetime64 | None = None,
-    objective: Weights | None = None,
+    last_time: Time | None = None,
+    objective: Weights | Mapping[str, float] | None = None,
     settings: Settings | None = None,
     purge_days: int = 1,
     name: str = FITTED,
@@ -45,20 +52,26 @@ def walk_forward(
     """Fit at each date, and margin from it to the next (the last to `last_time`) with what was fitted.
 
     A fit looks at losses up to `purge_days` before its date: the horizon of a margin, and what embargo one likes. It
-    starts from the configuration and, where there are several starts, from the fit before it too. Raises BadInput for
-    dates that do not rise, with no history before the first, or a purge of less than a bar.
+    starts from the configuration and, where there are several starts, from the fit before it too. `history`,
+    `portfolios`, `objective` and `options` are those of `fit`. Raises BadInput for dates that are none, do not rise or
+    have no history before the first, and for a purge of less than a bar.
     """
-    if not dates or any(later <= sooner for sooner, later in pairwise(dates)):
+    given = [dates] if isinstance(dates, Time) else list(dates)
+    times = [time_of(each, "dates") for each in given]
+    until = None if last_time is None else time_of(last_time, "last_time", last=True)
+    if not times or any(later <= sooner for sooner, later in pairwise(times)):
         raise BadInput([Problem("dates", None, None, "do not rise", "Give each date of a refit once, in order")])
+    settings = settings or Settings()
+    groups = groups_of(history, portfolios, settings.seed)
     longest = max(1 / group.panel.grid.bars_per_day for group in groups)
     if purge_days < max(1, longest):
         what, remedy = f"is {purge_days}", f"Give {int(np.ceil(max(1, longest)))} or more: a bar, and a day at least"
         raise BadInput([Problem("purge_days", None, None, what, remedy)])
     fits: dict[np.datetime64, Fit] = {}
     tables: list[pl.DataFrame] = []
-    ends = [*(date - np.timedelta64(1, "us") for date in dates[1:]), last_time]
+    ends = [*(time - np.timedelta64(1, "us") for time in times[1:]), until]
     others: list[Sequence[float]] = []
-    for date, end in zip(dates, ends, strict=True):
+    for date, end in zip(times, ends, strict=True):
         # Times of losses: the last that a fit knows is that of the purge.
         known = date - np.timedelta64(purge_days, "D")
 
@@ -78,8 +91,8 @@ def walk_forward(
             **options,
         )
         fits[date] = found
-        others = [found.values.tolist()] if found.settings.starts > 1 else []
-        tables += margined(name, found.model, groups, date, end, found.settings.seed)
+        others = [found.values.tolist()] if settings.starts > 1 else []
+        tables += margined(name, found.model, groups, date, end, settings.seed)
         # The next fit compiles its own programs. Each takes a dozen memory maps, and a Linux process has 65,530.
         jax.clear_caches()
     if not tables:

@@ -51,28 +51,20 @@ def through_crisis(
     _save(facets.resolve_scale(y="independent"), to, sized=False)
 
 
-def frontier(points: pl.DataFrame, models: Mapping[str, Mapping[str, float]], to: Path) -> None:
-    """Mean charge against mean uncovered loss of fitted numbers at each share of stress, and of other models; the size
-    of a point is the greatest five-day rise."""
-    others = pl.DataFrame(
-        [
-            {"name": name, "charged": each["mean_charged"], "uncovered": 1e4 * each["mean_uncovered_loss"],
-             "rise": each["max_increase_5d"]}
-            for name, each in models.items()
-        ]
-    )  # fmt: skip
-    line = points.with_columns(name=pl.format("{} % stress", (100 * pl.col("weight")).round(0).cast(pl.Int64)))
-    x = alt.X("charged:Q", title="mean charged, share of gross notional", axis=alt.Axis(format="%"))
-    x = x.scale(zero=False)
-    y = alt.Y("uncovered:Q", title="mean uncovered loss, basis points").scale(zero=False)
+def frontier(points: pl.DataFrame, to: Path) -> None:
+    """Mean charge of parameter sets and other models against mean uncovered loss and against the score; down and to the
+    left is better. Columns name, fitted, charged, uncovered, fz0, rise: the size of a point."""
+    x = alt.X("charged:Q", title="mean charged, share of gross notional", axis=alt.Axis(format="%")).scale(zero=False)
     size = alt.Size("rise:Q", title="greatest five-day rise", legend=alt.Legend(format="+.0%"))
-    path = alt.Chart(line).mark_line(color=COLOURS[6]).encode(x=x, y=y, order="weight:Q")
-    dots = alt.Chart(line).mark_circle(color=COLOURS[6], opacity=1).encode(x=x, y=y, size=size)
-    rivals = alt.Chart(others).mark_circle(color=COLOURS[1], opacity=1).encode(x=x, y=y, size=size)
-    words = [
-        alt.Chart(rows).mark_text(align="left", dx=9, dy=-7).encode(x=x, y=y, text="name:N") for rows in (line, others)
-    ]
-    _save(alt.layer(path, dots, rivals, *words).properties(title="What less collateral leaves uncovered"), to)
+    colour = alt.Color("fitted:N", scale=alt.Scale(domain=[True, False], range=[COLOURS[6], COLOURS[1]]), legend=None)
+    base = alt.Chart(points)
+    panels = []
+    for column, title in (("uncovered", "mean uncovered loss, basis points"), ("fz0", "mean FZ0")):
+        y = alt.Y(f"{column}:Q", title=title).scale(zero=False)
+        dots = base.mark_circle(opacity=1).encode(x=x, y=y, size=size, color=colour)
+        words = base.mark_text(align="left", dx=9, dy=-7).encode(x=x, y=y, text="name:N")
+        panels.append(alt.layer(dots, words).properties(width=WIDTH * 0.75, height=HEIGHT))
+    _save(alt.hconcat(*panels), to, sized=False)
 
 
 def numbers_through_time(values: pl.DataFrame, to: Path) -> None:

@@ -1,44 +1,100 @@
-"""The command `marginax`: its subcommands, its exit codes, and how trouble is told.
+"""The command line `marginax`: its subcommands, its exit codes, and how trouble is told.
 
-Nothing heavy is imported here: each command imports what it needs when it runs, so that `--help` answers at once.
+Nothing heavy is imported here: each command imports what it needs when it runs, so that `--help` answers at once, and
+the commands themselves are imported when Ctrl-C is already watched for.
 """
 
 import os
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from functools import wraps
-from importlib.metadata import entry_points, version
-from typing import Any
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any
 
-import typer
+from marginax.interrupts import INTERRUPTED, TOLD, leave_alone, was_interrupted, watch
 
-from marginax.cli import demo, init, margin, params
-from marginax.problems import BadInput
+if TYPE_CHECKING:
+    from typer import Typer
 
 # Flags that take several files: a shell expands `--history data/*.parquet` into words that click would refuse.
 SEVERAL = ("--history",)
 
 
 class Exit(IntEnum):
-    """Exit codes: everything has a margin; an error of marginax's own; bad input; some accounts have none."""
+    """Exit codes: everything has a margin; an error of marginax's own; bad input; some accounts have none; Ctrl-C."""
 
     SUCCESS = 0
     INTERNAL = 1
     BAD_INPUT = 2
     EXCEPTED = 3
-    INTERRUPTED = 130
+    INTERRUPTED = INTERRUPTED
 
 
-app = typer.Typer(
-    name="marginax",
-    help="The margin of every account of a derivatives venue, in one batched pass.",
-    epilog="Exit codes: 0 success, 1 internal error, 2 bad input, 3 some accounts have no margin.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+EXIT_CODES = "0 success, 1 internal error, 2 bad input, 3 some accounts have no margin, 130 interrupted"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    code: int = Exit.INTERRUPTED
+    try:
+        watch()
+        code = run(sys.argv[1:] if arguments is None else arguments)
+        leave_alone()
+    except KeyboardInterrupt:
+        leave_alone()
+        sys.stderr.write(f"{TOLD}\n")
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns its exit code."""
+    try:
+        application()(several_files(arguments))
+    except SystemExit as leave:
+        code = Exit.SUCCESS if leave.code is None else int(leave.code)
+        if code == Exit.INTERRUPTED:
+            sys.stderr.write(f"{TOLD}\n")
+        return code
+    return Exit.SUCCESS
+
+
+@cache
+def application() -> "Typer":
+    """The command line with all its commands, those of other packages too."""
+    from importlib.metadata import entry_points
+
+    import typer
+
+    from marginax.cli import demo, init, margin, params
+
+    app = typer.Typer(
+        name="marginax",
+        help="The margin of every account of a derivatives venue, in one batched pass.",
+        epilog=f"Exit codes: {EXIT_CODES}.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
+    app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
+    app.command("demo", help="Build a synthetic venue and margin it.")(leaving(demo.command))
+    files = typer.Typer(help="What a parameter file changes for a book, and who approved of it.", no_args_is_help=True)
+    files.command("diff")(leaving(params.diff))
+    files.command("approve")(leaving(params.approve))
+    app.add_typer(files, name="params")
+    for extra in entry_points(group="marginax.commands"):
+        app.command(extra.name)(leaving(extra.load()))
+
+    @app.callback()
+    def top(
+        _: bool = typer.Option(
+            False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ) -> None:
+        """The margin of every account of a derivatives venue, in one batched pass."""
+
+    return app
 
 
 def leaving(command: Callable[..., int]) -> Callable[..., None]:
@@ -46,6 +102,8 @@ def leaving(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def run_command(*words: Any, **options: Any) -> None:
+        import typer
+
         raise typer.Exit(_code(command, *words, **options))
 
     return run_command
@@ -54,64 +112,51 @@ def leaving(command: Callable[..., int]) -> Callable[..., None]:
 def _code(command: Callable[..., int], *words: Any, **options: Any) -> int:
     try:
         return command(*words, **options)
-    except BadInput as error:
-        typer.echo(f"marginax: bad input, nothing was written\n{error}", err=True)
-        return Exit.BAD_INPUT
     except KeyboardInterrupt:
-        typer.echo("marginax: interrupted", err=True)
-        return Exit.INTERRUPTED
-    except BrokenPipeError:  # whoever reads the output has seen enough; the results are written by then
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.SUCCESS
-    except OSError as error:
-        typer.echo(f"marginax: {error}. Nothing was written: check the path, and that it may be written to", err=True)
-        return Exit.INTERNAL
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        typer.echo("marginax: internal error; the traceback above says where", err=True)
-        return Exit.INTERNAL
+        return _stopped()
+    except Exception as error:
+        # A library may wrap what interrupted it into an error of its own.
+        return _stopped() if was_interrupted() else _trouble(error)
 
 
-app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
-app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
-app.command("demo", help="Build a synthetic venue and margin it.")(leaving(demo.command))
-_params = typer.Typer(help="What a parameter file changes for a book, and who approved of it.", no_args_is_help=True)
-_params.command("diff")(leaving(params.diff))
-_params.command("approve")(leaving(params.approve))
-app.add_typer(_params, name="params")
-for _extra in entry_points(group="marginax.commands"):
-    app.command(_extra.name)(leaving(_extra.load()))
+def _stopped() -> int:
+    leave_alone()
+    return Exit.INTERRUPTED
+
+
+def _trouble(error: Exception) -> int:
+    from marginax.problems import BadInput
+
+    match error:
+        case BadInput():
+            return _told(f"marginax: bad input, nothing was written\n{error}", Exit.BAD_INPUT)
+        case BrokenPipeError():  # whoever reads the output has seen enough; the results are written by then
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Exit.SUCCESS
+        case OSError():
+            remedy = "Nothing was written: check the path, and that it may be written to"
+            return _told(f"marginax: {error}. {remedy}", Exit.INTERNAL)
+    import traceback
+
+    traceback.print_exception(error)
+    return _told("marginax: internal error; the traceback above says where", Exit.INTERNAL)
+
+
+def _told(words: str, code: Exit) -> Exit:
+    import typer
+
+    typer.echo(words, err=True)
+    return code
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
+        import typer
+
         typer.echo(f"marginax {version('marginax')}")
         raise typer.Exit
-
-
-@app.callback()
-def _top(
-    _: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
-    ),
-) -> None:
-    """The margin of every account of a derivatives venue, in one batched pass."""
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
-
-
-def run(arguments: list[str]) -> int:
-    """Run the command line; returns its exit code."""
-    try:
-        app(several_files(arguments))
-    except SystemExit as leave:
-        return Exit.SUCCESS if leave.code is None else int(leave.code)
-    return Exit.SUCCESS
 
 
 def several_files(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from marginax.interrupts import stop_if_interrupted
 from marginax.problems import BadInput, Problem
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def command(
     """Margin every account of a book in files of your own (Parquet, CSV or Arrow IPC)."""
     from marginax.config import load_config, preset_names
     from marginax.market import utc_time
+    from marginax.parameter_file import refuse_parameter_file
 
+    refuse_parameter_file("--model", model)
+    refuse_parameter_file("--config", config)
     preset = model if model in preset_names() else None
     settings = load_config(config, preset=preset)
     chosen = settings.model if preset or model is None else model
@@ -72,11 +76,16 @@ def command(
         }
     )
     settings = settings.model_copy(update={"run": run, "model": chosen})
+    parameters = None
     if params is not None:
-        from marginax.parameter_file import read_parameters, settings_over
+        from marginax.parameter_file import check_model, notes_on, read_document, record, settings_over
 
-        names = dict.fromkeys(name for name in (preset, chosen) if name)
-        settings = settings_over(settings, read_parameters(params, list(names))[1], str(params))
+        document = read_document(params)
+        check_model(params, document, [model or _model_in(config)], accepted=() if model else (chosen,))
+        settings = settings_over(settings, document["settings"], str(params))
+        parameters = record(params, document)
+        for note in notes_on(params, document, settings):
+            typer.echo(note, err=True)
     book = {
         "instruments": instruments,
         "positions": positions,
@@ -99,7 +108,7 @@ def command(
         settings,
         out,
         preset=preset,
-        params=params,
+        parameters=parameters,
         on_error=on_error.value,
         attribution=attribution,
         json=json,
@@ -113,14 +122,15 @@ def margin_files(
     out: Path,
     *,
     preset: str | None = None,
-    params: Path | None = None,
+    parameters: dict[str, Any] | None = None,
     on_error: Literal["raise", "quarantine"] = "raise",
     attribution: bool = False,
     json: bool = False,
 ) -> int:
     """Read, margin, write and tell; returns the exit code.
 
-    `preset` is what the settings are known by, `params` the file whose numbers are in them.
+    `preset` is what the settings are known by, `parameters` the record of the file whose numbers are in
+    them.
     """
     if out.exists() and not out.is_dir():
         raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
@@ -135,16 +145,21 @@ def margin_files(
     with progress_bar("accounts") as progress:
         result = margin_book(held, prices, settings, seed=settings.run.seed, on_error=on_error, progress=progress)
     result.manifest["preset"] = preset
-    result.manifest["parameters"] = None if params is None else _digest(params)
+    result.manifest["parameters"] = parameters
+    stop_if_interrupted()
     result.write(out, attribution=attribution)
     _tell(result, out, json=json)
     return EXCEPTED if result.excepted else 0
 
 
-def _digest(params: Path) -> dict[str, str]:
-    from hashlib import sha256
+def _model_in(config: Path | None) -> str:
+    """The model as a configuration file names it: a preset's name is its engine's in the configuration."""
+    import tomllib
 
-    return {str(params): sha256(params.read_bytes()).hexdigest()}
+    from marginax.config import DEFAULT_MODEL
+
+    values = {} if config is None else tomllib.loads(config.read_text(encoding="utf-8-sig"))
+    return str(values.get("model", DEFAULT_MODEL))
 
 
 def _tell(result: "Result", out: Path, *, json: bool) -> None:

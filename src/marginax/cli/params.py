@@ -1,7 +1,7 @@
 """`marginax params`: what a parameter file changes for a book, and who approved of it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from marginax.cli.margin import EXCEPTED
 from marginax.problems import BadInput, Problem
 
 if TYPE_CHECKING:
+    import polars as pl
+    from rich.table import Table
+
     from marginax.config import Config
     from marginax.parameter_diff import ParameterDiff
 
@@ -33,6 +36,7 @@ def diff(
 ) -> int:
     """Tell what another set of parameters would change for a book."""
     from marginax.book import read_book
+    from marginax.interrupts import stop_if_interrupted
     from marginax.market import read_market, utc_time
     from marginax.parameter_diff import parameter_diff
     from marginax.tables.results import write_files
@@ -53,6 +57,7 @@ def diff(
         currency=first.run.currency,
     )
     found = parameter_diff(held, prices, first, second, seed=seed)
+    stop_if_interrupted()
     if out is not None:
         write_files({out: found.accounts.write_parquet})
     if json:
@@ -70,72 +75,97 @@ def approve(
     file: Annotated[Path, typer.Argument(help="parameter file", metavar="FILE")],
     note: Annotated[str, typer.Option(help="what was looked at, and why it is good enough")],
     by: Annotated[str, typer.Option(help="who approves")],
+    again: Annotated[bool, typer.Option("--again", help="replace the approval that the file has")] = False,
 ) -> int:
     """Write an approval into a parameter file."""
     import json
 
-    from marginax.parameter_file import approved, read_document
+    from marginax.parameter_file import approval_words, approved, read_document, settings_over
     from marginax.tables.results import write_files
 
     for flag, words in (("--note", note), ("--by", by)):
         if not words.strip():
             raise BadInput([Problem(flag, None, None, "is empty", "Say who approves, and of what")])
-    text = json.dumps(approved(read_document(file, approval=False), note, by), indent=1) + "\n"
+    document = read_document(file, approval=False)
+    settings_over(_base(document["model"], file), document["settings"], str(file))
+    given = document.get("approval")
+    was = approval_words(given) if isinstance(given, dict) else None
+    if was is not None and not again:
+        raise BadInput([Problem(str(file), "approval", None, f"is {was} already", "Replace that with `--again`")])
+    text = json.dumps(approved(document, note, by), indent=1) + "\n"
     write_files({file: lambda path: path.write_text(text, encoding="utf-8")})
-    typer.echo(f"Wrote {file}: approved by {by.strip()}")
+    typer.echo(f"Wrote {file}: approved by {by.strip()}" + (f"; it was {was}" if was else ""))
     return 0
 
 
 def _configuration(name: str) -> "Config":
     """What a parameter file, a preset or a TOML file stands for."""
     from marginax.models.load import model_config
-    from marginax.parameter_file import read_document, settings_over
+    from marginax.parameter_file import notes_on, read_document, settings_over
 
     if not name.endswith(".json"):
         return model_config(name)
     document = read_document(Path(name))
-    return settings_over(model_config(document["model"]), document["settings"], name)
+    config = settings_over(_base(document["model"], Path(name)), document["settings"], name)
+    for note in notes_on(Path(name), document, config):
+        typer.echo(note, err=True)
+    return config
+
+
+def _base(model: str, file: Path) -> "Config":
+    """The configuration of the model that a file names."""
+    from marginax.models.load import model_config
+
+    try:
+        return model_config(model)
+    except BadInput as error:
+        what = f"`{model}` {error.problems[0].what}"
+        raise BadInput([Problem(str(file), "model", None, what, error.problems[0].remedy)]) from None
 
 
 def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from marginax.parameter_file import settings_between
+    from marginax.cli.summary import counted, page
+    from marginax.parameter_diff import key_changes
 
-    console = Console(width=None if Console().is_terminal else 140)
-    changed = settings_between(before, after)
     numbers = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("key", "before", "after"):
         numbers.add_column(title)
-    for key, value in _flat(changed):
-        numbers.add_row(key, str(_at(before, key)), str(value))
-    console.print(numbers)
+    for words in key_changes(before, after):
+        numbers.add_row(*(escape(word) for word in words))
     totals = found.totals
     relative = totals["initial_margin_after"] / totals["initial_margin"] - 1 if totals["initial_margin"] else 0.0
     sums = f"{totals['initial_margin']:,.0f} becomes {totals['initial_margin_after']:,.0f} ({relative:+.1%})"
-    more = f"{totals['asked']:,.0f} more of {totals['more']:,} accounts"
-    console.print(f"\nInitial margin {sums}: {more}, {totals['freed']:,.0f} less of {totals['less']:,}")
-    console.print(f"{totals['newly_called']:,} accounts would be called, {totals['no_longer_called']:,} no longer\n")
-    most = found.accounts.drop_nulls("initial_change").sort("initial_change", descending=True)
+    more = f"{totals['asked']:,.0f} more of {counted(totals['more'], 'account')}"
+    called = f"{counted(totals['newly_called'], 'account')} would be called, {totals['no_longer_called']:,} no longer"
+    changed = found.accounts.drop_nulls("initial_change").sort("initial_change", "account_id")
+    with page() as console:
+        if numbers.row_count:
+            console.print(numbers)
+        else:
+            console.print("No key differs.")
+        console.print(f"\nInitial margin {sums}: {more}, {totals['freed']:,.0f} less of {totals['less']:,}")
+        console.print(f"{called}\n")
+        for word, rows in (
+            ("more", changed.filter(changed["initial_change"] > 0).reverse()),
+            ("less", changed.filter(changed["initial_change"] < 0)),
+        ):
+            if rows.is_empty():
+                console.print(f"Nobody would owe {word}.")
+            else:
+                console.print(f"Who would owe most {word}:")
+                console.print(_accounts(rows.head(MOST_CHANGED)))
+
+
+def _accounts(rows: "pl.DataFrame") -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("account", "equity", "initial before", "after", "change", "call before", "after"):
         table.add_column(title, justify="left" if title == "account" else "right")
-    for row in most.head(MOST_CHANGED).iter_rows(named=True):
-        table.add_row(row["account_id"], *(f"{row[name]:,.0f}" for name in SHOWN))
-    console.print("Who would owe most more:")
-    console.print(table)
-
-
-def _flat(values: dict[str, Any], head: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        found += _flat(value, f"{head}{key}.") if isinstance(value, dict) else [(head + key, value)]
-    return [(key, value) for key, value in found if value is not None]
-
-
-def _at(config: "Config", key: str) -> Any:
-    table: Any = config.model_dump(mode="json")
-    for part in key.split("."):
-        table = table.get(part, "-") if isinstance(table, dict) else "-"
+    for row in rows.iter_rows(named=True):
+        table.add_row(escape(row["account_id"]), *(f"{row[name]:,.0f}" for name in SHOWN))
     return table

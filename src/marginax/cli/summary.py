@@ -1,12 +1,16 @@
 """What a person wants to know of a run, in the terminal."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from marginax.parameter_file import described
 from marginax.status import Status
 
 if TYPE_CHECKING:
@@ -20,15 +24,35 @@ PIPED = 140
 TEXT = ("account", "worst scenario")
 
 
+@contextmanager
+def page() -> Iterator[Console]:
+    """A console; where it is no terminal it is wide, and prints at the end, without the blanks that pad a table."""
+    console = Console()
+    if console.is_terminal:
+        yield console
+        return
+    console.width = PIPED
+    with console.capture() as held:
+        yield console
+    typer.echo("\n".join(line.rstrip() for line in held.get().split("\n")), nl=False)
+
+
+def counted(count: int, word: str) -> str:
+    """So many of a word, in the singular where it is one."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
 def print_summary(result: "Result", out: Path) -> None:
     """Print totals, statuses, the accounts closest to trouble and where the results lie."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPED
+    with page() as console:
+        _print(console, result, out)
+
+
+def _print(console: Console, result: "Result", out: Path) -> None:
     margins, manifest = result.margins, result.manifest
     totals, currency = manifest["totals"], manifest["currency"]
     scenarios, seconds = manifest["scenarios"], manifest["seconds"]
-    pace = f"{margins.height:,} accounts"
+    pace = counted(margins.height, "account")
     if seconds["margined"] > 0 and margins.height:
         pace += f" in {seconds['margined']:.2f} s ({margins.height / seconds['margined']:,.0f} a second)"
     if seconds["compiled"] > 1:
@@ -44,10 +68,10 @@ def print_summary(result: "Result", out: Path) -> None:
     called = able.filter(pl.col("call") > 0).height
     beyond = able.filter(pl.col("equity") < 0).height
     rows = [
-        ("equity", totals["equity"], f"{beyond:,} accounts below zero"),
+        ("equity", totals["equity"], f"{counted(beyond, 'account')} below zero"),
         ("initial margin", totals["initial_margin"], _parts(result)),
         ("maintenance margin", totals["maintenance_margin"], ""),
-        ("margin calls", totals["call"], f"{called:,} accounts below maintenance"),
+        ("margin calls", totals["call"], f"{counted(called, 'account')} below maintenance"),
     ]
     uncovered = manifest["uncovered_loss"]
     if uncovered["worst"]:
@@ -68,7 +92,7 @@ def print_summary(result: "Result", out: Path) -> None:
     if close.height:
         console.print(_closest(close))
     if result.excepted:
-        console.print(f"\nThe sums leave out {result.excepted:,} accounts without a margin.")
+        console.print(f"\nThe sums leave out {counted(result.excepted, 'account')} without a margin.")
     by_status = manifest["accounts"]["by_status"]
     console.print()
     for status in Status:
@@ -77,10 +101,13 @@ def print_summary(result: "Result", out: Path) -> None:
     _print_notes(console, manifest)
     if result.quarantine.height:
         where = out / "quarantine.parquet"
-        console.print(f"\n{result.quarantine.height:,} rows were quarantined; {where} says why.")
+        were = "row was" if result.quarantine.height == 1 else "rows were"
+        console.print(f"\n{result.quarantine.height:,} {were} quarantined; {where} says why.")
     if manifest["unused_tables"]:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")
+    if manifest.get("parameters"):
+        console.print(f"\nParameters: {described(manifest['parameters'])}", markup=False, soft_wrap=True)
     tables = ("margins", "options") if result.options.height else ("margins",)
     files = [*(f"{name}.parquet" for name in tables), "manifest.json"]
     console.print(f"\nResults: {', '.join(str(out / name) for name in files)}")
