@@ -50,7 +50,7 @@ _NONE: Settings = {"stress_period": {"weight": 0.0}}
 # Each tool alone, beside the preset without any.
 TOOLS: dict[str, Settings] = {
     "none": _NONE,
-    "stressed weight 25 %": {},
+    "stressed weight": {},
     "buffer 25 %": {**_NONE, "procyclicality": {"buffer": 0.25}},
     "ten-year floor": {**_NONE, "procyclicality": {"floor_years": 10.0}},
     "speed limit 10 % a day": {**_NONE, "procyclicality": {"rise_limit": 0.1}},
