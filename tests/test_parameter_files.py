@@ -267,3 +267,14 @@ def test_files_that_are_none_are_refused(
     assert said in told
     assert str(file) in told
     assert not (tmp_path / "out").exists()
+
+
+def test_an_approval_is_not_of_a_run_with_other_keys(tmp_path: Path) -> None:
+    base = model_config("dynamic")
+    document = approved({"model": "dynamic", "settings": SETTINGS}, "looked at", "risk")
+    file = tmp_path / "fit.json"
+    run_as_approved = settings_over(base, SETTINGS, "fit")
+    assert notes_on(file, document, run_as_approved) == []
+    other = settings_over(run_as_approved, {"filter": {"bound": 9.0}, "risk": {"tail": 0.02}}, "mine")
+    (note,) = notes_on(file, document, other)
+    assert "runs with another `filter`. The approval is not of this run" in note

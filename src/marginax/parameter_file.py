@@ -62,10 +62,16 @@ def read_document(path: Path, *, approval: bool = True) -> dict[str, Any]:
 
 
 def notes_on(path: Path, document: Mapping[str, Any], config: Config) -> list[str]:
-    """What whoever runs a file under a configuration should know: another base, or other tails, than it was fitted
-    with."""
+    """What whoever runs a file under a configuration should know: another base or other tails than it was fitted with,
+    and keys that are not those that were approved."""
     notes = []
     model, base = document["model"], document.get("base")
+    others = _not_approved(document, config) if document.get("approval") else []
+    if others:
+        notes.append(
+            f"{path}: was approved over `{model}` as it is installed, and runs with another {', '.join(others)}. "
+            "The approval is not of this run."
+        )
     if not document.get("approval") and base is not None and base != base_hash(model):
         notes.append(
             f"{path}: was fitted over another configuration of `{model}` than is installed. Fit again, or look at what "
@@ -240,6 +246,16 @@ def _check_approval(path: Path, document: Mapping[str, Any]) -> None:
     else:
         what = f"is of other numbers than the file has now, and of another configuration of `{model}` under them"
     raise _refused(path, "approval", what, f"Look at the change, and approve of it with {AGAIN}")
+
+
+def _not_approved(document: Mapping[str, Any], config: Config) -> list[str]:
+    """The sections of a run that differ from what was approved, but for tails and horizon, which are told apart."""
+    model = document["model"]
+    base = load_config(model) if model in preset_names() else Config(model=model)
+    between = settings_between(settings_over(base, document["settings"], model), config)
+    risk = {key: value for key, value in between.pop("risk", {}).items() if key not in FITTED_WITH}
+    between |= {"risk": risk} if risk else {}
+    return [f"`{name}`" for name in sorted(between)]
 
 
 def _tails(risk: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ maintenance_ratio = 0.7
 [filter]
 kind = "two_speed"
 slow_half_life_days = 30.0
+fast_share = 0.4
 [scenarios]
 window = 260
 volatility_floor = 0.4

@@ -1,5 +1,6 @@
 """Targets of the study of calibration: each said with what was reached, and which exclude each other."""
 
+from copy import deepcopy
 from datetime import date, timedelta
 from typing import Any
 
@@ -47,6 +48,19 @@ def test_targets_are_ratios_of_what_is_charged(judgement: dict[str, Any]) -> Non
     # All have one score: none is below another.
     assert not found["FZ0 below every baseline's"].met
     assert len(found) == 11
+
+
+def test_a_difference_beyond_chance_counts_only_for_the_better(judgement: dict[str, Any]) -> None:
+    other = deepcopy(judgement)
+    for name, each in other["pooled"].items():
+        each["dm_p"] = dict.fromkeys(each["dm_p"], 0.001)
+        each["mean_fz0"] = -1.0 if name == "fitted" else -0.5
+    told = {each.name: each for each in targets(other, Aims())}["Diebold-Mariano p against each, which scores worse"]
+    assert told.met
+    other["pooled"]["garch"]["mean_fz0"] = -2.0
+    told = {each.name: each for each in targets(other, Aims())}["Diebold-Mariano p against each, which scores worse"]
+    assert not told.met
+    assert told.reached == "0.001 (`garch`, which scores better)"
 
 
 def test_a_plan_may_want_less(judgement: dict[str, Any]) -> None:

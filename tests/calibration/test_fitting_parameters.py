@@ -119,6 +119,17 @@ def test_one_key_of_a_sum_takes_what_the_others_leave() -> None:
         tunable(config(filter={"kind": "har", "weekly": 0.5, "monthly": 0.5, "daily": 0.0}), ["filter.daily"])
 
 
+def test_a_class_that_takes_a_number_of_a_sum_from_all_bounds_it_too() -> None:
+    classes = {"names": {"BTC": "majors"}, "parameters": {"majors": {"beta": 0.93}}}
+    garch = config(filter={"kind": "garch", "alpha": 0.06, "beta": 0.9}, classes=classes)
+    numbers = tunable(garch, ["filter.alpha"])
+    assert np.asarray(numbers.space.allowed(jnp.array([9.0]))) < 0.07 + 1e-6
+    with pytest.raises(BadInput, match="of the class `majors`'s own"):
+        tunable(garch, ["filter.alpha", "filter.beta"])
+    with pytest.raises(BadInput, match=r"summed with `filter.alpha`, which is free too"):
+        tunable(garch, ["filter.alpha", "classes.parameters.majors.beta"])
+
+
 def test_one_number_under_two_names_is_refused() -> None:
     keys = ["filter.bound", "classes.parameters.altcoins.bound"]
     with pytest.raises(BadInput, match="named twice"):

@@ -76,7 +76,7 @@ def test_another_seed_searches_otherwise() -> None:
 
 def test_l_bfgs_only_goes_down() -> None:
     rows: list[dict[str, Any]] = []
-    here = search(method="lbfgs", starts=1, steps=3, softness=(0.02, 0.02))
+    here = search(method="lbfgs", starts=1, steps=3)
     here.run(here.begin(), lambda _, more: rows.extend(more))
     fitted = [row["objective"] for row in rows if row["on"] == "fitted"]
     assert len(fitted) > 1
@@ -84,7 +84,7 @@ def test_l_bfgs_only_goes_down() -> None:
 
 
 def test_a_start_that_settles_between_checks_is_judged_where_it_stands() -> None:
-    here = search(method="lbfgs", starts=1, steps=200, check_every=200, softness=(0.02, 0.02))
+    here = search(method="lbfgs", starts=1, steps=200, check_every=200)
     end = here.run(here.begin())
     assert end.done.all()
     assert end.step < 200

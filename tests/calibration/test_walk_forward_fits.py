@@ -80,7 +80,7 @@ def test_one_start_agrees_with_nothing_and_its_file_says_so(tmp_path: Path, caps
     assert document["diagnostics"]["starts_agree"] is None
     assert document["base"] == base_hash("dynamic")
     tell(found)
-    assert "One start" in capsys.readouterr().out
+    assert "No two starts began apart" in capsys.readouterr().out
 
 
 def test_a_fit_that_found_nothing_better_says_so_and_who_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from marginax.interrupts import stop_if_interrupted
 from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.calibrate_door import check_places, config_of, in_flags, weights_in
 from marginax_calibration.commands.flags import hashes, names_in
@@ -125,6 +126,7 @@ def command(
         )
     seconds = {"read": round(read - clock, 3), "prepared": round(perf_counter() - read, 3)}
     found = _search(fitting, inputs, dir_, resume=resume, intervals=intervals)
+    stop_if_interrupted()
     calibrate_report.write(found, fitting, inputs, out, dir_, seconds)
     calibrate_report.tell(found)
     for place in (out, dir_):

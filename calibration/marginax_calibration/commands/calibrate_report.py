@@ -68,7 +68,7 @@ def tell(found: Fit) -> None:
     if not found.improved:
         typer.echo("Nothing better was found than the numbers it started from.")
     if found.agreed is None:
-        typer.echo("One start, so that nothing says whether another would have ended elsewhere.")
+        typer.echo("No two starts began apart, so that nothing says whether another would have ended elsewhere.")
     else:
         apart = sum(not each.agrees for each in found.starts)
         said = "agree" if not apart else f"do not agree: {apart} of {len(found.starts)} ended elsewhere or worse"

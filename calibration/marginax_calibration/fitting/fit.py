@@ -115,7 +115,8 @@ class Fitting:
             if report is not None:
                 report(state, more)
 
-        end = search.run(search.begin([np.asarray(each, float) for each in others]) if state is None else state, told)
+        begin = search.begin([np.asarray(each, float) for each in others])
+        end = search.run(begin if state is None else state, told)
         searched = perf_counter()
         best = int(np.argmin(end.best_value))
         free, origin = end.best[best], numbers.space.free(numbers.start)
@@ -131,7 +132,7 @@ class Fitting:
             tunable=numbers,
             values=values_of(numbers, free),
             intervals=sure,
-            starts=tuple(ended(numbers, end, k, best) for k in range(len(end.best))),
+            starts=tuple(ended(numbers, begin.free, end, k, best) for k in range(len(end.best))),
             path=pl.DataFrame(rows, schema=_PATH),
             before=before,
             after=after,
@@ -218,7 +219,9 @@ def _data(
 
     return {
         "inputs": dict(ground.groups[0].inputs),
-        "absolute": [name for group in ground.groups[:1] for name in group.panel.names if _is_absolute(group, name)],
+        "absolute": sorted(
+            {name for group in ground.groups for name in group.panel.names if _is_absolute(group, name)}
+        ),
         "underlyings": list(underlyings),
         "portfolios": sum(life.rows > 0 for calendar in ground.calendars for life in calendar.lives),
         "fitted": dates(fitted),

@@ -23,7 +23,7 @@ from marginax.parameter_file import FORMAT, base_hash, settings_between
 from marginax.problems import BadInput, Problem
 from marginax.tables.results import write_files
 from marginax_calibration.fitting.fit import Fitting
-from marginax_calibration.fitting.result import Fit
+from marginax_calibration.fitting.result import Fit, values_of
 from marginax_calibration.fitting.state import Row, State
 
 DIGITS = 6
@@ -82,6 +82,7 @@ def document(found: Fit) -> dict[str, Any]:
                     "step": each.step,
                     "values": [_rounded(value) for value in each.values],
                     "distance": each.distance,
+                    "began": each.began,
                     "agrees": each.agrees,
                 }
                 for each in found.starts
@@ -122,7 +123,7 @@ def _settings(found: Fit, config: Config) -> dict[str, Any]:
 def write_unfinished(path: Path, fitting: Fitting, state: State) -> None:
     """Write the best numbers of a search that did not end, in a format that no run takes for a result."""
     best = int(np.argmin(state.best_value))
-    values = fitting.tunable.space.allowed(state.best[best])
+    values = values_of(fitting.tunable, state.best[best])
     numbers = {each.key: _rounded(float(value)) for each, value in zip(fitting.tunable.free, values, strict=True)}
     told = {"format": UNFINISHED, "model": fitting.name, "settings": {}, "step": state.step, "numbers": numbers}
     text = json.dumps(told, indent=1) + "\n"

@@ -71,7 +71,8 @@ def _intervals(search: Search, free: Float64[np.ndarray, " numbers"], level: flo
             mine = np.array(block.places)
             own = slopes[np.ix_(mine, mine)]
             around = reach * _roots(np.diag(own @ covariance[np.ix_(mine, mine)] @ own.T))
-            low[mine], high[mine] = value[mine] - around, value[mine] + around
+            most = block.high if block.kind == "shares" else np.inf
+            low[mine], high[mine] = np.maximum(value[mine] - around, 0), np.minimum(value[mine] + around, most)
     return Intervals(errors, low, high)
 
 

@@ -53,18 +53,17 @@ def _at(ground: Ground, values: np.ndarray) -> str:
 
 
 def _day_of_margins(ground: Ground, tables: Sequence[np.ndarray], parts: Sequence[Part]) -> str:
+    found = []
     for group, table, rows in zip(_groups(parts), tables, ground.rows(parts), strict=True):
         wrong = ~np.isfinite(table).all(axis=2) & rows.alive
-        shrunk = (table[..., 1] <= 0) & rows.alive
-        for what, found in (("a margin is none", wrong), ("an expected shortfall is not positive", shrunk)):
-            if found.any():
-                row, portfolio = (int(k) for k in np.argwhere(found)[0])
-                mine = [part for part in parts if part.group == group]
-                chunk = len(found) // len(mine)
-                part = mine[row // chunk]
-                name = ground.groups[group].portfolios[portfolio].name
-                return f": on {_day(ground, part, part.stretch.low + row % chunk)} {what} of '{name}'"
-    return ""
+        if wrong.any():
+            row, portfolio = (int(k) for k in np.argwhere(wrong)[0])
+            mine = [part for part in parts if part.group == group]
+            chunk = len(wrong) // len(mine)
+            part = mine[row // chunk]
+            day = _day(ground, part, part.stretch.low + row % chunk)
+            found.append((day, ground.groups[group].portfolios[portfolio].name))
+    return ": on {} a margin is none of '{}'".format(*min(found)) if found else ""
 
 
 def _day_of_slopes(

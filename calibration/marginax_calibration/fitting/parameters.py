@@ -231,13 +231,33 @@ def _together(config: Config, paths: Sequence[tuple[str, ...]]) -> list[Block]:
         for keys in SHARES:
             mine = tuple(place[*table, key] for key in keys if (*table, key) in place)
             if mine:
-                kept = sum(_found(config, (*table, key))[1] for key in keys if (*table, key) not in place)
-                if kept >= 1:
-                    raise _refused(
-                        ".".join(paths[mine[0]]), "is left nothing by the others of its sum", "Free them too"
-                    )
-                found.append(Block(mine, "shares", high=1 - kept))
+                found.append(Block(mine, "shares", high=_left(config, place, table, keys)))
     return found
+
+
+def _left(config: Config, place: Mapping[tuple[str, ...], int], table: tuple[str, ...], keys: Sequence[str]) -> float:
+    """What the fixed keys of a sum leave to the free ones, in their own table and in every class that takes them from
+    there. Raises BadInput where nothing is left, or a class mixes numbers of its own with free ones."""
+    free = {key for key in keys if (*table, key) in place}
+    left = 1 - sum(_found(config, (*table, key))[1] for key in keys if key not in free)
+    name = ".".join((*table, min(free)))
+    if table[: len(CLASSES)] == CLASSES:
+        stated = config.classes.parameters[table[-1]]
+        taken = {key for key in keys if getattr(stated, key) is None and ("filter", key) in place} - free
+        if taken:
+            raise _refused(name, f"is summed with `filter.{min(taken)}`, which is free too", "Free both in the class")
+    else:
+        for word, each in config.classes.parameters.items():
+            own = {key: getattr(each, key) for key in keys if getattr(each, key) is not None}
+            if not own or free <= own.keys():
+                continue
+            if free & own.keys():
+                what = f"is summed with `{min(free & own.keys())}` of the class `{word}`'s own"
+                raise _refused(name, what, "Give the class both, or neither")
+            left = min(left, 1 - sum(own.get(key, getattr(config.filter, key)) for key in keys if key not in free))
+    if left <= 0:
+        raise _refused(name, "is left nothing by the others of its sum", "Free them too")
+    return left
 
 
 def _stated(config: Config, classes: Mapping[str, str]) -> Config:

@@ -24,12 +24,14 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Ended:
-    """How one start ended: its best objective where it is checked, when, its numbers, and how far from the winner's."""
+    """How one start ended: its best objective where it is checked, when, its numbers, how far they are from the
+    winner's, and how far the two were apart when they began."""
 
     objective: float
     step: int
     values: Float64[np.ndarray, " numbers"]
     distance: float
+    began: float
     agrees: bool
 
 
@@ -79,8 +81,9 @@ class Fit:
 
     @property
     def agreed(self) -> bool | None:
-        """Whether all starts ended at one optimum; None where there was one start only."""
-        return all(each.agrees for each in self.starts) if len(self.starts) > 1 else None
+        """Whether all starts that began apart ended at one optimum; None where none did."""
+        apart = [each.agrees for each in self.starts if each.began > SAME_PLACE]
+        return all(apart) if apart else None
 
     @property
     def improved(self) -> bool:
@@ -95,10 +98,10 @@ def values_of(numbers: Tunable, free: np.ndarray) -> Float64[np.ndarray, " numbe
         return np.asarray(numbers.space.allowed(jnp.asarray(free)))
 
 
-def ended(numbers: Tunable, end: State, k: int, best: int) -> Ended:
-    """How start `k` ended, where start `best` was best."""
-    distance = float(np.abs(end.best[k] - end.best[best]).max())
+def ended(numbers: Tunable, begin: np.ndarray, end: State, k: int, best: int) -> Ended:
+    """How start `k` ended, where start `best` was best and they began at `begin` in the free scale."""
+    distance, began = (float(np.abs(each[k] - each[best]).max()) for each in (end.best, begin))
     close = end.best_value[k] - end.best_value[best] <= SAME_OBJECTIVE and distance <= SAME_PLACE
     return Ended(
-        float(end.best_value[k]), int(end.best_step[k]), values_of(numbers, end.best[k]), distance, bool(close)
+        float(end.best_value[k]), int(end.best_step[k]), values_of(numbers, end.best[k]), distance, began, bool(close)
     )

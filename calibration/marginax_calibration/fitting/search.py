@@ -192,6 +192,8 @@ class Search:
 
     def _softness(self, step: int) -> float:
         wide, narrow = self.settings.softness
+        if self.settings.method == "lbfgs":  # its memory is of one objective
+            return narrow
         return float(wide * (narrow / wide) ** min(1.0, step / max(1, self.settings.steps - 1)))
 
     def _stepped(self, state: State) -> tuple[State, list[Row]]:

@@ -80,14 +80,16 @@ def approve(
     """Write an approval into a parameter file."""
     import json
 
-    from marginax.parameter_file import approval_words, approved, read_document, settings_over
+    from marginax.parameter_file import approval_words, approved, notes_on, read_document, settings_over
     from marginax.tables.results import write_files
 
     for flag, words in (("--note", note), ("--by", by)):
         if not words.strip():
             raise BadInput([Problem(flag, None, None, "is empty", "Say who approves, and of what")])
     document = read_document(file, approval=False)
-    settings_over(_base(document["model"], file), document["settings"], str(file))
+    config = settings_over(_base(document["model"], file), document["settings"], str(file))
+    for word in notes_on(file, {**document, "approval": None}, config):
+        typer.echo(word, err=True)
     given = document.get("approval")
     was = approval_words(given) if isinstance(given, dict) else None
     if was is not None and not again:
