@@ -26,6 +26,7 @@ from marginax_calibration.portfolios import LINEAR_KINDS, Portfolio, venue_portf
 from marginax_calibration.replay import Replay, replay
 
 BARS, UNDERLYINGS, PORTFOLIOS = 3_650, 20, 200
+NAMES = [f"U{k:02d}" for k in range(UNDERLYINGS)]
 WINDOW, LEAST, REFIT = 1_000, 250, 250
 EVERY, FITS = 40, 12
 TAIL, CHARGED = 0.01, 0.025
@@ -94,8 +95,7 @@ def market(seed: int = 7) -> Panel:
         variance = 0.03 + 0.09 * moves[t] ** 2 + 0.88 * variance
     prices = np.exp(np.cumsum(0.03 * moves, axis=0))
     times = np.datetime64("2015-01-01") + np.arange(BARS) * np.timedelta64(1, "D")
-    names = [f"U{k:02d}" for k in range(UNDERLYINGS)]
-    wide = pl.DataFrame(prices, schema=names).with_columns(time=pl.Series(times))
+    wide = pl.DataFrame(prices, schema=NAMES).with_columns(time=pl.Series(times))
     return read_panel(wide.unpivot(index="time", variable_name="underlying", value_name="price"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.backtest import PORTFOLIOS, UNDERLYINGS, market
+from benchmarks.backtest import NAMES, PORTFOLIOS, UNDERLYINGS, market
 from benchmarks.context import context
 from marginax.models.load import model_config
 from marginax_calibration.calendar_groups import CalendarGroup
@@ -18,10 +18,9 @@ from marginax_calibration.fitting.fit import Fitting
 from marginax_calibration.fitting.state import Settings
 from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
 
-# One number for each underlying, some for all, and the floors of a few: 30 together.
-EACH, FLOORS = "filter.bound", 4
-ALL = ("filter.alpha", "filter.beta", "correlation.half_life_days", "correlation.shrinkage", "stress_period.weight",
-       "dependence.share")  # fmt: skip
+# One number for each of twenty underlyings, four for all, and the floors of six: 30 together.
+KEYS = ("filter.alpha", "correlation.half_life_days", "correlation.shrinkage", "stress_period.weight",
+        "dependence.share", *(f"classes.parameters.{name}.volatility_floor" for name in NAMES[:6]))  # fmt: skip
 SEARCH = Settings(steps=30, batch=4, starts=3, check_every=15)
 
 
@@ -31,8 +30,7 @@ def run(repeats: int = 3) -> dict[str, Any]:
     linear = venue_portfolios(panel.names, neutral=PORTFOLIOS - 2 * UNDERLYINGS - 2 - UNDERLYINGS // 2)
     linear = [each for each in linear if each.kind in LINEAR_KINDS]
     group = CalendarGroup(panel, tuple(linear), {}, {})
-    keys = (EACH, *ALL, *(f"classes.parameters.{name}.volatility_floor" for name in panel.names[:FLOORS]))
-    common: dict[str, Any] = {"keys": keys, "by": "underlying", "settings": SEARCH}
+    common: dict[str, Any] = {"keys": KEYS, "by": "underlying", "settings": SEARCH}
     whole = Fitting(model_config("dynamic"), [group], check_share=0.0, **common)
     search, free = whole.search, whole.search.begin().free[:1]
     parts, softness = search.fitted, SEARCH.softness[1]

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from marginax.cli.app import Exit, run, several_files
+from marginax.cli.app import run, several_files
+from marginax.cli.exits import Exit
 from marginax.cli.init import NAMES
 
 

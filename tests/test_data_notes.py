@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 import marginax as mx
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax.synthetic import venue
 
 VENUE = venue(seed=3, accounts=6, underlyings=4, instruments=12, bars=301).tables

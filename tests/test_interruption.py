@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 
 # A command in a process that hears of interrupts as one in a terminal does, whatever the tests were started by.
 HEARS = """

@@ -11,7 +11,8 @@ import pytest
 
 import marginax as mx
 from marginax import parameter_file
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax.cli.init import NAMES
 from marginax.config import Config, load_config
 from marginax.models.load import model_config

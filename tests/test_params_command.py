@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax.cli.init import NAMES
 from marginax.models.load import model_config
 from marginax.parameter_diff import key_changes

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax.tables.schemas import TABLES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ import pytest
 
 import marginax as mx
 from calibration._histories import DAYS, FIGURES, at_bar, configured, held, prices, table, usual, write_inputs
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax_calibration.backtests import judge
 from marginax_calibration.judgement import backtest, read_groups
 from marginax_calibration.models import BASELINES

@@ -12,7 +12,8 @@ import pytest
 
 from calibration._calibrate import KEYS, UNTIL, words, write_files
 from calibration._histories import DAYS
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax.parameter_file import base_hash
 
 
@@ -94,14 +95,15 @@ def test_a_search_that_was_interrupted_goes_on_to_the_same_file(
     def once(*given: Any) -> None:
         usual(*given)
         kept.append(given[1].step)
-        raise KeyboardInterrupt
+        if kept[-1] == 3:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(fit_file, "write_state", once)
     asked = words(inputs, tmp_path / "fit.json", "--dir", str(tmp_path / "dir"))
     assert run(asked) == Exit.INTERRUPTED
-    assert kept == [0]
+    assert kept == [0, 1, 2, 3]
     told = capsys.readouterr().err
-    assert "The search stands at step 0 of at most 4" in told
+    assert "The search stands at step 3 of at most 4" in told
     assert f"go on with --resume --dir {tmp_path / 'dir'}" in told
     assert run(asked) == Exit.BAD_INPUT
     assert "holds a search that did not end" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 
 from calibration._calibrate import prepared, words, write_files
 from calibration._histories import DAYS
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 
 
 @pytest.fixture(scope="module")

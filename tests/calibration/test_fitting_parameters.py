@@ -162,6 +162,13 @@ def test_what_cannot_be_fitted_is_refused_by_name(keys: list[str], said: str) ->
     assert keys[0] in str(caught.value)
 
 
+def test_scenarios_that_are_not_filtered_hang_on_no_filter() -> None:
+    with pytest.raises(BadInput, match="no number of this model is fitted by default"):
+        tunable(model_config("hs"))
+    with pytest.raises(BadInput, match=r"scenarios.half_life_days: is of filters, and scenarios are `historical`"):
+        tunable(model_config("hs"), ["scenarios.half_life_days"])
+
+
 def test_a_part_that_is_off_has_no_number_to_start_from() -> None:
     with pytest.raises(BadInput, match="switched off"):
         tunable(config(filter={"bound": None}), ["filter.bound"])

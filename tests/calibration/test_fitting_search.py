@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calibration._fits import config, ground, group
-from calibration._histories import held, panel, prices
+from calibration._histories import held, panel, prices, usual_panel
 from marginax.problems import BadInput
 from marginax_calibration.calendar_groups import CalendarGroup
 from marginax_calibration.fitting.ground import LEAST_CHECKED, Ground
@@ -169,15 +169,6 @@ def test_a_prior_counts_where_nothing_is_held_back() -> None:
     assert end.best_value[0] < 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [({"method": "newton"}, "no method"), ({"steps": 0}, "`steps` is 0"), ({"starts": 0}, "starts")],
-)
-def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        Settings(**settings)
-
-
 def test_a_calendar_that_is_too_young_is_left_out() -> None:
     new = CalendarGroup(panel(prices()[:120]), tuple(held().values())[:2], {}, {})
     both = Ground(tunable(config(), KEYS), [new, group()], streams=1)
@@ -214,3 +205,13 @@ def test_an_embargo_keeps_so_many_bars_between_what_is_fitted_and_what_is_checke
     between = (times > max(here.end(part) for part in fitted)) & (times < min(here.time(part) for part in checked))
     assert between.sum() >= 10
     assert len(fitted) + len(checked) < len(here.parts())
+
+
+def test_an_embargo_counts_bars_of_the_calendar_that_is_checked_on() -> None:
+    """A calendar that ends two bars before the other's check has no bars of its own to wait for."""
+    _, checked = world().split(0.01)
+    begin = int(np.searchsorted(usual_panel().grid.times, min(world().time(part) for part in checked)))
+    ended = CalendarGroup(panel(prices()[: begin - 1]), tuple(held().values())[:2], {}, {})
+    both = Ground(tunable(config(), KEYS), [ended, group()], streams=1)
+    near, far = (both.split(0.01, embargo_bars=bars)[0] for bars in (0, 10))
+    assert sum(part.group == 0 for part in far) == sum(part.group == 0 for part in near) - 1

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from calibration._histories import baselines, configured
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax_calibration.impulse import Impulse, impulse, response
 
 STEP = 2.0

@@ -8,7 +8,8 @@ import pytest
 
 from calibration._histories import NAMES, prices, table
 from calibration._histories import baselines as six
-from marginax.cli.app import Exit, run
+from marginax.cli.app import run
+from marginax.cli.exits import Exit
 from marginax_calibration.judgement import backtest, read_groups
 from marginax_calibration.portfolios import LINEAR_KINDS, Leg, portfolio, venue_portfolios
 from marginax_calibration.studies import baselines, dynamic, pictures

@@ -44,7 +44,7 @@ def usual() -> Walk:
 def test_a_fit_ends_before_its_date_by_the_purge() -> None:
     for date, found in usual().fits.items():
         last = np.datetime64(found.data["fitted"]["last"])
-        assert last <= date - np.timedelta64(3, "D")
+        assert last == date.astype("datetime64[D]") - np.timedelta64(3, "D")
     first, second = usual().fits.values()
     assert not np.array_equal(first.values, second.values)
 
@@ -124,3 +124,8 @@ def test_dates_that_do_not_rise_or_have_no_history_are_refused() -> None:
 def test_dates_by_the_year_are_the_same_day() -> None:
     dates = yearly(np.datetime64("2019-12-01", "us"), np.datetime64("2024-06-01", "us"), 2)
     assert [str(date)[:10] for date in dates] == ["2019-12-01", "2021-12-01", "2023-12-01"]
+
+
+def test_the_last_of_february_stays_in_february() -> None:
+    dates = yearly(np.datetime64("2020-02-29", "us"), np.datetime64("2024-02-29", "us"), 1)
+    assert [str(date)[:10] for date in dates] == ["2020-02-29", "2021-02-28", "2022-02-28", "2023-02-28"]

@@ -125,9 +125,10 @@ def command(
             left_out=left_out,
         )
     seconds = {"read": round(read - clock, 3), "prepared": round(perf_counter() - read, 3)}
-    found = _search(fitting, inputs, dir_, resume=resume, intervals=intervals)
+    digests = hashes(inputs)
+    found = _search(fitting, digests, dir_, resume=resume, intervals=intervals)
     stop_if_interrupted()
-    calibrate_report.write(found, fitting, inputs, out, dir_, seconds)
+    calibrate_report.write(found, fitting, digests, out, dir_, seconds)
     calibrate_report.tell(found)
     for place in (out, dir_):
         if place is not None:
@@ -155,9 +156,7 @@ def _classed(
     return [replace(group, inputs={**group.inputs, **table.digests}) for group in groups], classes
 
 
-def _search(
-    fitting: "Fitting", inputs: Sequence[Path | None], dir_: Path | None, *, resume: bool, intervals: bool
-) -> "Fit":
+def _search(fitting: "Fitting", digests: dict[str, str], dir_: Path | None, *, resume: bool, intervals: bool) -> "Fit":
     """Run the search, keeping where it stands; what stopped it is told with the last good numbers."""
     from marginax.interrupts import was_interrupted
     from marginax.tables.results import clear_results
@@ -165,7 +164,7 @@ def _search(
     from marginax_calibration.fitting import fit_file
     from marginax_calibration.fitting.state import NotFinite
 
-    search = fit_file.search_of(fitting, hashes(inputs))
+    search = fit_file.search_of(fitting, digests)
     state: State | None = None
     rows: list[dict[str, Any]] = []
     if dir_ is not None:

@@ -1,7 +1,7 @@
 """What `marginax calibrate` leaves behind: the parameter file, a folder, and what a person wants to know of a fit."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -13,7 +13,6 @@ from rich.table import Table
 from marginax.cli.summary import page
 from marginax.tables.results import whole_files, write_tables
 from marginax_calibration.commands.calibrate_door import DOCUMENT
-from marginax_calibration.commands.flags import hashes
 from marginax_calibration.fitting.fit import Fitting
 from marginax_calibration.fitting.fit_file import text_of
 from marginax_calibration.fitting.result import Fit
@@ -25,12 +24,15 @@ REASONS = 5
 def write(
     found: Fit,
     fitting: Fitting,
-    inputs: Sequence[Path | None],
+    digests: Mapping[str, str],
     out: Path,
     folder: Path | None,
     seconds: Mapping[str, float],
 ) -> None:
-    """The parameter file, and the folder with the fit, its path and a manifest; `seconds` went by before the search."""
+    """The parameter file, and the folder with the fit, its path and a manifest.
+
+    `digests` are of the inputs, `seconds` went by before the search.
+    """
     text = text_of(found)
     with whole_files({out: lambda path: path.write_text(text, encoding="utf-8")}):
         if folder is not None:
@@ -38,7 +40,7 @@ def write(
             manifest = {
                 "versions": versions | {"python": python_version()},
                 "device": jax.local_devices()[0].device_kind,
-                "inputs": hashes(inputs),
+                "inputs": digests,
                 **fitting.identity,
                 "seconds": {**seconds, **found.seconds},
             }

@@ -24,7 +24,6 @@ from marginax.engine.compilation import WIDE_VECTORS
 from marginax.engine.devices import run_streams, stream_devices
 from marginax.known import KnownHistory
 from marginax.models import MarginModel, Tile
-from marginax.problems import BadInput, Problem
 from marginax_calibration.fitting.parameters import Place, Tunable, put
 from marginax_calibration.lives import Life
 from marginax_calibration.model_replay import figures_of
@@ -83,7 +82,6 @@ class GradientReplay:
         double: bool = False,
     ) -> None:
         model = tunable.model
-        _check(model)
         self._double, self._known, self._seed, self._legs = double, known, seed, legs
         self._portfolios = tuple(portfolios)
         self._works = works_of(model, known, lives)
@@ -241,17 +239,3 @@ def _narrow(tree: Any, double: bool) -> Any:
         return array.astype(kind) if np.issubdtype(array.dtype, np.floating) else array
 
     return jax.tree.map(cast, tree)
-
-
-def _check(model: MarginModel) -> None:
-    """Refuse models whose margins are looked up or fitted apart: no gradient flows there."""
-    what = None
-    if model.settings.replay.keeps == "everything" and (
-        model.settings.replay.refit_bars or model.settings.replay.refit_years
-    ):
-        what = "keeps its margins between refits"
-    elif type(model).estimate is not MarginModel.estimate:
-        what = "is fitted to each portfolio by a likelihood of its own"
-    if what is not None:
-        remedy = "Name a model whose margins follow from its leaves, such as `dynamic` or `fhs`"
-        raise BadInput([Problem("--model", None, None, f"`{model.name}` {what}: no gradient flows through it", remedy)])

@@ -141,7 +141,8 @@ class Ground:
         checked, fitted = parts[cut:], parts[:cut]
         if checked:
             least = min(self.time(part) for part in checked)
-            fitted = [part for part in fitted if self._clear(part, least, embargo_bars)]
+            places = {part.group for part in checked}
+            fitted = [part for part in fitted if self._clear(part, places, least, embargo_bars)]
         if len(fitted) < FEWEST or (share > 0 and not checked):
             bars = sum(part.stretch.high - part.stretch.low for part in parts)
             what = f"has {bars} bars with a margin, which leaves {len(fitted)} stretches of {CHUNK} to fit on"
@@ -149,9 +150,12 @@ class Ground:
             raise BadInput([Problem("history", None, None, what, remedy, table="history")])
         return fitted, checked
 
-    def _clear(self, part: Part, least: np.datetime64, embargo_bars: int) -> bool:
-        times = self.calendars[part.group].times
-        return bool(times[min(part.stretch.high + embargo_bars, len(times) - 1)] < least)
+    def _clear(self, part: Part, checked: set[int], least: np.datetime64, embargo_bars: int) -> bool:
+        """Whether a stretch ends early enough, by the bars of its own calendar and of those that are checked on."""
+        own = self.calendars[part.group].times
+        end = own[min(part.stretch.high, len(own) - 1)]
+        every = [self.calendars[k].times for k in {part.group, *checked}]
+        return all(times[min(times.searchsorted(end) + embargo_bars, len(times) - 1)] < least for times in every)
 
     def rows(self, parts: Sequence[Part]) -> list[Rows]:
         """What margins of these stretches are judged on, by calendar."""

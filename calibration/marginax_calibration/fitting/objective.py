@@ -62,11 +62,16 @@ class Weights:
     def of(self, words: str) -> "Weights":
         """The same with some weights changed, as in `cost=0.5,uncovered=0.1`. Raises ValueError."""
         changed = {}
-        for word in words.split(","):
-            name, _, number = word.partition("=")
-            if name.strip() not in TERMS:
-                raise ValueError(f"`{name.strip()}` is no term; name some of {', '.join(TERMS)}")
-            changed[name.strip()] = float(number)
+        for word in words.split(",") if words else []:
+            name, _, number = (each.strip() for each in word.partition("="))
+            if not number:
+                raise ValueError(f"`{word.strip()}` says no weight")
+            if name not in TERMS:
+                raise ValueError(f"`{name}` is no term; name some of {', '.join(TERMS)}")
+            try:
+                changed[name] = float(number)
+            except ValueError:
+                raise ValueError(f"the weight of `{name}` is '{number}', which is no number") from None
         return replace(self, **changed)
 
 

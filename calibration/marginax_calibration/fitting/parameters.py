@@ -24,7 +24,7 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.fitting.bijectors import INSIDE, Block, Space, blocks_of
 
 By = Literal["all", "class", "underlying"]
-# Keys of one table that rise together, and those whose sum is to stay below one, free or not.
+# Keys of one table that rise together where both are free, and those whose sum is to stay below one, free or not.
 ORDERED = ("fast_half_life_days", "slow_half_life_days")
 SHARES = (("alpha", "beta"), ("daily", "weekly", "monthly"))
 # What each filter has to say of itself.
@@ -34,6 +34,9 @@ FILTERS = {
     "garch": ("filter.alpha", "filter.beta"),
     "har": ("filter.daily", "filter.weekly", "filter.monthly"),
 }
+OF_FILTERS = ("scenarios.half_life_days", "scenarios.volatility_floor")
+# Scenarios that are past returns as they were: no filter moves them.
+UNFILTERED = ("historical", "age_weighted")
 CLASSES = ("classes", "parameters")
 # A leaf of an installed model may be in single precision.
 SAME = 1e-6
@@ -99,9 +102,11 @@ class Tunable:
 def usual_keys(config: Config) -> tuple[str, ...]:
     """The keys that matter to a model of this configuration: its filter, floor, correlations, and the parts that are
     on."""
-    keys = [*FILTERS[config.filter.kind], "scenarios.volatility_floor"]
-    if config.filter.bound is not None:
-        keys.append("filter.bound")
+    keys = ["scenarios.age_half_life_days"] if config.scenarios.source == "age_weighted" else []
+    if config.scenarios.source not in UNFILTERED:
+        keys = [*FILTERS[config.filter.kind], "scenarios.volatility_floor"]
+        if config.filter.bound is not None:
+            keys.append("filter.bound")
     if config.correlation.follow:
         keys += ["correlation.half_life_days", "correlation.shrinkage"]
     if config.stress_period.weight:
@@ -126,9 +131,17 @@ def tunable(
 
     `by` gives keys that a class may have a number for each class, or each of the `underlyings`, that has one: `all` is
     one for all. `classes` are asset classes that a venue states, which come before those of the configuration. Raises
-    BadInput for a key that is none, is no number, or that no leaf depends on.
+    BadInput for a key that is none, is no number, or that no leaf depends on, and for a model that no gradient flows
+    through.
     """
+    _check_slopes(load_model(config))
     wanted = tuple(keys) or usual_keys(config)
+    if not wanted:
+        raise _refused("keys", "are none: no number of this model is fitted by default", "Name the keys to fit")
+    for key in wanted:
+        if config.scenarios.source in UNFILTERED and (key.startswith("filter.") or key in OF_FILTERS):
+            what = f"is of filters, and scenarios are `{config.scenarios.source}`: no margin hangs on it"
+            raise _refused(key, what, "Leave it out of the free keys")
     if classes:
         config = _stated(config, classes)
     if by != "all":
@@ -151,6 +164,20 @@ def tunable(
     settled = with_values(config, dict(zip(paths, inside.tolist(), strict=True)))
     model = load_model(settled)
     return Tunable(settled, model, tuple(free), _places(settled, model, free, inside), space)
+
+
+def _check_slopes(model: MarginModel) -> None:
+    """Refuse models whose margins are looked up or fitted apart: no gradient flows there."""
+    what = None
+    if model.settings.replay.keeps == "everything" and (
+        model.settings.replay.refit_bars or model.settings.replay.refit_years
+    ):
+        what = "keeps its margins between refits"
+    elif type(model).estimate is not MarginModel.estimate:
+        what = "is fitted to each portfolio by a likelihood of its own"
+    if what is not None:
+        remedy = "Name a model whose margins follow from its leaves, such as `dynamic` or `fhs`"
+        raise BadInput([Problem("--model", None, None, f"`{model.name}` {what}: no gradient flows through it", remedy)])
 
 
 def with_values(config: Config, values: Mapping[tuple[str, ...], float]) -> Config:

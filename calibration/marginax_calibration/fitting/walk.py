@@ -120,9 +120,7 @@ def margined(
 
 
 def yearly(first: np.datetime64, last: np.datetime64, years: int) -> list[np.datetime64]:
-    """The same day of the year, every so many years, from the first date on."""
-    start = first.astype("datetime64[D]")
-    month = start.astype("datetime64[M]")
-    day = start - month.astype("datetime64[D]")
-    dates = [(month + np.timedelta64(12 * years * k, "M")).astype("datetime64[D]") + day for k in range(200)]
-    return [date.astype("datetime64[us]") for date in dates if date < last]
+    """The same day of the year, every so many years, from the first date on and before the last."""
+    begin, end = (each.astype("datetime64[D]").item() for each in (first, last))
+    dates = pl.date_range(begin, end, interval=f"{years}y", eager=True)
+    return [date for date in dates.to_numpy().astype("datetime64[us]") if date < last]

@@ -7,30 +7,17 @@ the commands themselves are imported when Ctrl-C is already watched for.
 import os
 import sys
 from collections.abc import Callable
-from enum import IntEnum
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
-from marginax.interrupts import INTERRUPTED, TOLD, leave_alone, was_interrupted, watch
+from marginax.cli.exits import EXIT_CODES, Exit
+from marginax.interrupts import TOLD, leave_alone, was_interrupted, watch
 
 if TYPE_CHECKING:
     from typer import Typer
 
 # Flags that take several files: a shell expands `--history data/*.parquet` into words that click would refuse.
 SEVERAL = ("--history",)
-
-
-class Exit(IntEnum):
-    """Exit codes: everything has a margin; an error of marginax's own; bad input; some accounts have none; Ctrl-C."""
-
-    SUCCESS = 0
-    INTERNAL = 1
-    BAD_INPUT = 2
-    EXCEPTED = 3
-    INTERRUPTED = INTERRUPTED
-
-
-EXIT_CODES = "0 success, 1 internal error, 2 bad input, 3 some accounts have no margin, 130 interrupted"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from marginax.cli.exits import Exit
 from marginax.interrupts import stop_if_interrupted
 from marginax.problems import BadInput, Problem
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from marginax.config import Config
     from marginax.engine import Result
 
-EXCEPTED = 3
 _TABLES = "Tables"
 _RUN = "Run"
 
@@ -149,7 +149,7 @@ def margin_files(
     stop_if_interrupted()
     result.write(out, attribution=attribution)
     _tell(result, out, json=json)
-    return EXCEPTED if result.excepted else 0
+    return Exit.EXCEPTED if result.excepted else 0
 
 
 def _model_in(config: Path | None) -> str:

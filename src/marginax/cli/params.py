@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marginax.cli.margin import EXCEPTED
+from marginax.cli.exits import Exit
 from marginax.problems import BadInput, Problem
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def diff(
         _print(found, first, second)
     if out is not None:
         typer.echo(f"Wrote {out}", err=json)
-    return EXCEPTED if found.totals["compared"] < found.totals["accounts"] else 0
+    return Exit.EXCEPTED if found.totals["compared"] < found.totals["accounts"] else 0
 
 
 def approve(
