@@ -14,19 +14,17 @@ import warnings
 from typing import Any
 
 import numpy as np
-import polars as pl
 from arch import arch_model
 from scipy import optimize, special
 
 from benchmarks.context import context
+from benchmarks.ten_years import BARS, PORTFOLIOS, UNDERLYINGS, market
 from marginax_calibration.backtests import judge
 from marginax_calibration.models import BASELINES, load_models
-from marginax_calibration.panel import Panel, read_panel
+from marginax_calibration.panel import Panel
 from marginax_calibration.portfolios import LINEAR_KINDS, Portfolio, venue_portfolios
 from marginax_calibration.replay import Replay, replay
 
-BARS, UNDERLYINGS, PORTFOLIOS = 3_650, 20, 200
-NAMES = [f"U{k:02d}" for k in range(UNDERLYINGS)]
 WINDOW, LEAST, REFIT = 1_000, 250, 250
 EVERY, FITS = 40, 12
 TAIL, CHARGED = 0.01, 0.025
@@ -81,22 +79,6 @@ def run(repeats: int = 3) -> dict[str, Any]:
             "times_faster_than_careful": sum(careful.values()) / ours_median,
         },
     }
-
-
-def market(seed: int = 7) -> Panel:
-    """Correlated GARCH-like returns: a common t(4) volatility factor and one of each underlying's own."""
-    rng = np.random.default_rng(seed)
-    common = rng.standard_normal(BARS)
-    moves = np.empty((BARS, UNDERLYINGS))
-    variance = np.ones(UNDERLYINGS)
-    for t in range(BARS):
-        shock = 0.7 * common[t] + 0.7 * rng.standard_t(5, UNDERLYINGS) * np.sqrt(3 / 5)
-        moves[t] = np.sqrt(variance) * shock
-        variance = 0.03 + 0.09 * moves[t] ** 2 + 0.88 * variance
-    prices = np.exp(np.cumsum(0.03 * moves, axis=0))
-    times = np.datetime64("2015-01-01") + np.arange(BARS) * np.timedelta64(1, "D")
-    wide = pl.DataFrame(prices, schema=NAMES).with_columns(time=pl.Series(times))
-    return read_panel(wide.unpivot(index="time", variable_name="underlying", value_name="price"))
 
 
 class Loop:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.backtest import NAMES, PORTFOLIOS, UNDERLYINGS, market
 from benchmarks.context import context
+from benchmarks.ten_years import NAMES, PORTFOLIOS, UNDERLYINGS, market
 from marginax.models.load import model_config
 from marginax_calibration.calendar_groups import CalendarGroup
 from marginax_calibration.fitting.fit import Fitting

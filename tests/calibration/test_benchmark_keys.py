@@ -1,7 +1,7 @@
 """The calibration benchmark frees what the preset has."""
 
-from benchmarks.backtest import NAMES
 from benchmarks.calibration import KEYS
+from benchmarks.ten_years import NAMES
 
 from marginax.models.load import model_config
 from marginax_calibration.fitting.parameters import tunable
