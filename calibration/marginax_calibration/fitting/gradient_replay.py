@@ -8,10 +8,10 @@ numbers are one batch: their stretches are spread over the cores one by one, and
 works on fits its cache.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -32,7 +32,13 @@ from marginax_calibration.replay_works import CHUNK, Work, works_of
 from marginax_calibration.unit_market import Legs, UnitMarket
 
 FIGURES = ("var", "es", "charged")
-Pull = Callable[[Array], Float64[np.ndarray, "starts numbers"]]
+
+
+class Pull(Protocol):
+    """The way back from slopes of margins to those of the numbers: their sum, or `apart` one row for each stretch."""
+
+    def __call__(self, slopes: Any, *, apart: bool = False) -> Float64[np.ndarray, "starts *stretches numbers"]:
+        """Slopes of the numbers."""
 
 
 class Stretch(NamedTuple):
@@ -138,7 +144,7 @@ class GradientReplay:
             rows = slice(offset, offset + len(work.bars))
             table[start, rows, work.members] = answer[: len(work.bars), : len(work.members)].swapaxes(0, 1)
 
-        def pulled(slopes: Array) -> np.ndarray:
+        def pulled(slopes: Any, *, apart: bool = False) -> np.ndarray:
             ways = np.asarray(slopes)
 
             def back(stream: int, item: tuple[int, Work, int]) -> Any:
@@ -150,17 +156,17 @@ class GradientReplay:
                     own[: len(work.bars), : len(work.members)] = ways[start, rows][:, work.members]
                     return jax.tree.map(np.asarray, _pulled(numbers[start], pasts[start], inputs, own))
 
-            totals: list[Any] = [None for _ in values]
-            for (start, _, _), slope in run_streams(back, items, len(self._devices)):
-                total = totals[start]
-                totals[start] = slope if total is None else jax.tree.map(np.add, total, slope)
+            totals: dict[tuple[int, int], Any] = {}
+            for (start, _, offset), slope in run_streams(back, items, len(self._devices)):
+                place = start, offset // CHUNK if apart else 0
+                totals[place] = slope if place not in totals else jax.tree.map(np.add, totals[place], slope)
             with self._precision():
-                return np.stack(
-                    [
-                        np.asarray(own, float) + np.asarray(self._through(each, self._known_arrays, seen), float)
-                        for each, (own, seen) in zip(numbers, totals, strict=True)
-                    ]
-                )
+                found = [
+                    np.asarray(own, float) + np.asarray(self._through(numbers[start], self._known_arrays, seen), float)
+                    for (start, _), (own, seen) in sorted(totals.items(), key=lambda each: each[0])
+                ]
+            whole = np.reshape(found, (len(values), -1, values.shape[1]))
+            return whole if apart else whole[:, 0]
 
         return table, pulled
 

@@ -164,12 +164,13 @@ class Ground:
     def margins(
         self, values: Float[np.ndarray, "starts numbers"], parts: Sequence[Part]
     ) -> tuple[list[Float[np.ndarray, "starts bars portfolios 3"]], Pull]:
-        """Margins of these stretches, a table for each calendar, and the way back from their slopes (a list too)."""
+        """Margins of these stretches, a table for each calendar, and the way back from their slopes (a list too);
+        `apart` stretches stand by calendar."""
         played = [self.calendars[k].replay.margins(values, stretches) for k, stretches in self._by_calendar(parts)]
 
-        def pulled(slopes: Any) -> Float64[np.ndarray, "starts numbers"]:
-            ways = [pull(slope) for (_, pull), slope in zip(played, slopes, strict=True)]
-            return np.sum(ways, axis=0)
+        def pulled(slopes: Any, *, apart: bool = False) -> Float64[np.ndarray, "starts *stretches numbers"]:
+            ways = [pull(slope, apart=apart) for (_, pull), slope in zip(played, slopes, strict=True)]
+            return np.concatenate(ways, axis=1) if apart else np.sum(ways, axis=0)
 
         return [table for table, _ in played], pulled
 

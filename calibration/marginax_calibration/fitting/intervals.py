@@ -4,7 +4,8 @@ With g_b the slope that stretch b has in the objective and H the curvature, the 
 both without the prior: what is told is how sure the data alone make a number, and nothing where they say nothing of it.
 Losses breach in jumps, so the curvature comes from differences of gradients over a step that holds many of them, in the
 free scale. Intervals are symmetric there and go through the bijectors; those of numbers that share a constraint are
-symmetric in the numbers themselves, by the slopes of their bijector.
+symmetric in the numbers themselves, by the slopes of their bijector. Stretches are few, so quantiles are those of
+Student's t with one degree of freedom less than there are.
 Source: White (1982); Newey and McFadden (1994), section 7, on objectives with kinks.
 """
 
@@ -19,7 +20,7 @@ from scipy import stats
 from marginax_calibration.fitting.search import Search
 from marginax_calibration.fitting.state import NotFinite
 
-STEP = 0.15
+STEP = 0.3
 # A number with less than this share in the directions that data say nothing of is told by the others.
 LOADING = 0.01
 
@@ -34,11 +35,11 @@ class Intervals:
 
 
 def intervals(search: Search, free: Float64[np.ndarray, " numbers"], *, level: float = 0.95) -> Intervals:
-    """Intervals around an optimum on the stretches that were fitted on; NaN where the objective has no number near by.
+    """Intervals around an optimum on the stretches that were fitted on; NaN where data do not tell a number.
 
     A search that stopped early, or is held by its prior, ends off the data's own optimum: intervals are around where it
-    ended all the same. Stretches of several calendars count as
-    independent, so that intervals on them are too narrow. Costs 2 gradients for each number, and one more.
+    ended all the same. Stretches of several calendars count as independent, so that intervals on them are too narrow.
+    Costs 2 gradients for each number, and one more.
     """
     try:
         return _intervals(search, free, level)
@@ -60,7 +61,7 @@ def _intervals(search: Search, free: Float64[np.ndarray, " numbers"], level: flo
     covariance = sandwich(curvature, pieces)
     errors = _roots(np.diag(covariance))
     space = search.ground.tunable.space
-    reach = stats.norm.isf((1 - level) / 2)
+    reach = stats.t.isf((1 - level) / 2, max(1, len(pieces) - 1))
     with jax.enable_x64(True):
         value = np.asarray(space.allowed(jnp.asarray(free)))
         ends = [np.asarray(space.allowed(jnp.asarray(free + sign * reach * np.nan_to_num(errors)))) for sign in (-1, 1)]
@@ -84,7 +85,7 @@ def sandwich(
     Directions in which H is not positive are left out, and what has a share of LOADING or more in them is NaN.
     """
     whole = (curvature + curvature.T) / 2
-    if not np.isfinite(whole).all():
+    if not (np.isfinite(whole).all() and np.isfinite(pieces).all()):
         return np.full_like(whole, np.nan)
     bends, ways = np.linalg.eigh(whole)
     known = bends > 0

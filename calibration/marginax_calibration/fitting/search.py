@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from marginax.interrupts import stop_if_interrupted
 from marginax_calibration.fitting.ground import Ground, Part
-from marginax_calibration.fitting.not_finite import parted, what_has_no_slope, what_is_no_number
+from marginax_calibration.fitting.not_finite import what_has_no_slope, what_is_no_number
 from marginax_calibration.fitting.objective import (
     PRIORS,
     Prior,
@@ -145,11 +145,12 @@ class Search:
         self, free: Float64[np.ndarray, " numbers"], parts: Sequence[Part], softness: float
     ) -> Float64[np.ndarray, "parts numbers"]:
         """The gradient of the objective without its prior, taken apart by stretch: rows sum to it."""
-        _, tables, _ = self._margins(free[None], parts)
+        _, tables, pull = self._margins(free[None], parts)
         rows = self.ground.rows(parts)
         mine = [table[0] for table in tables]
         _, slopes = table_slopes(mine, rows, self.reference, softness, weights=self.weights, tail=self._tail)
-        return np.stack([self._pulled(free, part, own) for part, own in parted(slopes, parts)])
+        pieces = pull([np.asarray(each)[None] for each in slopes], apart=True)[0]
+        return self._through(np.broadcast_to(free, (len(pieces), len(free))), pieces)
 
     def judged(
         self, free: Float64[np.ndarray, "starts numbers"], parts: Sequence[Part]
