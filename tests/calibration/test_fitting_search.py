@@ -149,8 +149,8 @@ def test_a_slope_that_is_no_number_says_which_numbers_and_which_day(monkeypatch:
         tables, pull = usual(values, stretches)
         hit = any(each.low <= bar < each.high for each in stretches)
 
-        def lost(slopes: Any) -> Any:
-            return pull(slopes) * np.array([np.nan if hit else 1.0, 1.0])
+        def lost(slopes: Any, **way: Any) -> Any:
+            return pull(slopes, **way) * np.array([np.nan if hit else 1.0, 1.0])
 
         return tables, lost
 
