@@ -254,6 +254,11 @@ def test_what_cannot_be_read_is_told_in_plain_words(tmp_path: Path, content: byt
         ({"model": "fhs", "settings": {}}, "holds parameters of `fhs`"),
         ({"model": "dynamic", "settings": {}, "format": "marginax.parameters/9"}, "is of the format"),
         ({"model": "dynamic", "settings": {"filter": {"speed": 1}}}, "is not a key"),
+        ({"model": "dynamic", "settings": {}, "numbers": "hello"}, "`numbers` is to be a list"),
+        ({"model": "dynamic", "settings": {}, "numbers": [3]}, "number 0 says no key with a value"),
+        ({"model": "dynamic", "settings": {}, "date": 5}, "`date` is to be text"),
+        ({"model": "dynamic", "settings": {}, "diagnostics": None}, "`diagnostics` is to be an object"),
+        ({"model": "dynamic", "settings": {"filter": {"bound": float("nan")}}}, "NaN is no number of JSON"),
         ({"model": "dynamic", "settings": {"filter": {"fast_share": 2.0}}}, "fast_share"),
     ],
 )

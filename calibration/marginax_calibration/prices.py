@@ -34,6 +34,9 @@ class Prices:
     def until(self, last: datetime) -> "Prices":
         """What was known by a time. Raises BadInput where that is nothing."""
         rows = self.rows.filter(pl.col("time") <= last)
+        if not self.rows.height:
+            what, remedy = "has no rows", "Give past prices"
+            raise BadInput([Problem(", ".join(self.digests), None, None, what, remedy, table="history")])
         if not rows.height:
             first = str(self.rows["time"].min())[:10]
             what = f"begins on {first}, and the data is to end on {last:%Y-%m-%d}"

@@ -22,6 +22,12 @@ FORMAT = "marginax.parameters/1"
 SHAPE = '{"model": NAME, "settings": {SECTION: {KEY: VALUE}}}'
 # What belongs to a run, and not to the numbers of a model.
 NOT_SETTINGS = ("model", "run", "engine")
+# What else a file may hold, and of which kind.
+OTHERS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("risk", "data", "objective", "search", "diagnostics"), (dict, "an object")),
+    **dict.fromkeys(("base", "date"), (str, "text")),
+    "numbers": (list, "a list"),
+}
 # Numbers suit the tails and the horizon that they were fitted with; those of a longer bar are a rounding apart.
 FITTED_WITH, SAME = ("tail", "charge_tail", "horizon_days"), 1e-6
 AGAIN = "`marginax params approve --again`"
@@ -35,7 +41,7 @@ def check_model(path: Path, document: Mapping[str, Any], names: Sequence[str], *
     model = document["model"]
     if model not in (*names, *accepted):
         what = f"holds parameters of `{model}`, and what is run is {', '.join(f'`{name}`' for name in names)}"
-        raise _refused(path, "model", what, f"Run `{model}`, or leave the file out")
+        raise _refused(path, "model", what, f"Run `{model}` (`--model`, `--models`), or leave the file out")
 
 
 def read_document(path: Path, *, approval: bool = True) -> dict[str, Any]:
@@ -51,6 +57,9 @@ def read_document(path: Path, *, approval: bool = True) -> dict[str, Any]:
             raise _refused(path, key, "is missing", f"Write the file as {SHAPE}")
         if not isinstance(document[key], kind):
             raise _refused(path, key, f"`{key}` is to be {word}", f"Write the file as {SHAPE}")
+    for key, (other, word) in OTHERS.items():
+        if key in document and not isinstance(document[key], other):
+            raise _refused(path, key, f"`{key}` is to be {word}", "Write it as `marginax calibrate` does, or remove it")
     for name in NOT_SETTINGS:
         if name in document["settings"]:
             what = "belongs to a run and to no parameter file"
@@ -78,7 +87,9 @@ def notes_on(path: Path, document: Mapping[str, Any], config: Config) -> list[st
             "it changes with `marginax params diff`."
         )
     fitted = document.get("risk")
-    if isinstance(fitted, dict):
+    if base is not None and not fitted:
+        notes.append(f"{path}: does not say with which tails it was fitted. Fit again, or write them into `risk`.")
+    if fitted:
         then, now = (_tails(each) for each in (fitted, config.risk.model_dump()))
         apart = [key for key in then.keys() & now.keys() if not isclose(then[key], now[key], rel_tol=SAME)]
         notes += [
@@ -99,6 +110,15 @@ def record(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         "date": document.get("date"),
         "approval": document.get("approval"),
     }
+
+
+def is_approved(path: Path) -> bool:
+    """Whether a file holds an approval, of whatever."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("approval") is not None
 
 
 def described(recorded: Mapping[str, Any]) -> str:
@@ -191,7 +211,10 @@ def _object_in(path: Path) -> dict[str, Any]:
         what = f"cannot be read ({error.strerror})"
         raise _refused(path, None, what, "Check the path, and that it may be read") from None
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_constant=_no_constant)
+    except _NoConstant as error:
+        what = f"cannot be read: {error} is no number of JSON"
+        raise _refused(path, None, what, "Write the number that is meant") from None
     except json.JSONDecodeError as error:
         what = f"cannot be read: line {error.lineno}, column {error.colno} is not JSON ({error.msg})"
         raise _refused(path, None, what, f"Mend the line; a file is {SHAPE}") from None
@@ -203,12 +226,20 @@ def _object_in(path: Path) -> dict[str, Any]:
     return document
 
 
+class _NoConstant(Exception):
+    """NaN or an infinity, which Python would read."""
+
+
+def _no_constant(word: str) -> None:
+    raise _NoConstant(word)
+
+
 def _check_numbers(path: Path, document: Mapping[str, Any]) -> None:
     """Refuse numbers for people that are not those that run."""
-    numbers = document.get("numbers")
-    for each in numbers if isinstance(numbers, list) else []:
+    for place, each in enumerate(document.get("numbers", [])):
         if not isinstance(each, dict) or "value" not in each or not isinstance(each.get("key"), str):
-            continue
+            what, remedy = f"number {place} says no key with a value", "Write it as `marginax calibrate` does"
+            raise _refused(path, "numbers", what, remedy)
         key, value, runs = each["key"], each["value"], _at(document["settings"], each["key"])
         if runs != value:
             said = "nothing of it" if runs is None else f"{runs}"

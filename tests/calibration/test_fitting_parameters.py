@@ -12,7 +12,8 @@ from calibration._fits import config
 from marginax.models.load import model_config
 from marginax.problems import BadInput
 from marginax_calibration.fitting.bijectors import Block, Space, blocks_of
-from marginax_calibration.fitting.parameters import put, tunable, usual_keys
+from marginax_calibration.fitting.free_keys import usual_keys
+from marginax_calibration.fitting.parameters import put, tunable
 
 BLOCKS = (
     Block((0,), "interval", 0.0, np.inf),

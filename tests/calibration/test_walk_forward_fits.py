@@ -83,6 +83,20 @@ def test_one_start_agrees_with_nothing_and_its_file_says_so(tmp_path: Path, caps
     assert "No two starts began apart" in capsys.readouterr().out
 
 
+def test_what_was_approved_is_not_replaced_unasked(tmp_path: Path) -> None:
+    found, file = usual().fits[DATES[0]], tmp_path / "fit.json"
+    save_fit(found, file)
+    approved = file.read_text().replace('"approval": null', '"approval": {"by": "somebody"}')
+    file.write_text(approved)
+    with pytest.raises(BadInput, match="holds parameters that were approved"):
+        save_fit(found, file)
+    assert file.read_text() == approved
+    save_fit(found, file, overwrite=True)
+    assert file.read_text() != approved
+    with pytest.raises(BadInput, match="there is no folder"):
+        save_fit(found, tmp_path / "nowhere" / "fit.json")
+
+
 def test_a_fit_that_found_nothing_better_says_so_and_who_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     found = usual().fits[DATES[0]]
     stayed, moved = (replace(found.starts[0], step=step) for step in (0, 2))
@@ -111,6 +125,8 @@ def test_a_purge_of_less_than_a_bar_is_refused(days: int) -> None:
 
 
 def test_dates_that_do_not_rise_or_have_no_history_are_refused() -> None:
+    with pytest.raises(BadInput, match="dates: are none"):
+        walked([group()], [])
     with pytest.raises(BadInput, match="do not rise"):
         walked([group()], [DATES[1], str(DATES[0])])
     with pytest.raises(BadInput, match="dates: 'soon' was given"):

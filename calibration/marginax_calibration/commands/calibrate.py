@@ -14,6 +14,7 @@ from marginax_calibration.commands.calibrate_door import check_places, config_of
 from marginax_calibration.commands.flags import hashes, names_in
 
 if TYPE_CHECKING:
+    from marginax.config import Config
     from marginax_calibration.calendar_groups import CalendarGroup
     from marginax_calibration.fitting.fit import Fit, Fitting
     from marginax_calibration.fitting.state import Settings, State
@@ -53,8 +54,9 @@ def command(
     ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="first date of a loss", metavar="DATE")] = None,
     free: Annotated[
-        str, typer.Option(help="keys to fit, with commas; default: those that matter to the model", metavar="KEYS")
-    ] = "",
+        str | None,
+        typer.Option(help="keys to fit, with commas; default: those that matter to the model", metavar="KEYS"),
+    ] = None,
     by: Annotated[By, typer.Option(help="one number for all, or one for each class or underlying")] = By.ALL,
     underlyings: Annotated[
         Path | None, typer.Option(help="underlyings with their `asset_class`, before the model's", metavar="FILE")
@@ -88,7 +90,10 @@ def command(
 
     first, last = time_of(from_, "--from", last=False), time_of(until, "--until", last=True)
     if first is not None and last < first:
-        raise BadInput([Problem("--until", None, None, f"{until} is before {from_}", "Swap --from and --until")])
+        what, remedy = f"{until} is before {from_}, which `--from` says", "Give an earlier --from, or a later --until"
+        raise BadInput([Problem("--until", None, None, what, remedy)])
+    if free is not None and not free.strip(" ,"):
+        raise BadInput([Problem("--free", None, None, "names no key", "Name some, or leave the flag out")])
     wanted, config = weights_in(weights), config_of(model)
     from marginax.config import preset_names
     from marginax_calibration.commands import calibrate_report
@@ -105,7 +110,7 @@ def command(
     groups, left_out = known_groups(
         history, portfolios, absolute=names_in(absolute), seed=seed, kinds=LINEAR_KINDS, until=utc(last)
     )
-    groups, classes = _classed(groups, underlyings, needed=by is By.CLASS)
+    groups, classes = _classed(groups, underlyings, config, needed=by is By.CLASS)
     read = perf_counter()
     horizon = 1 / groups[0].panel.grid.bars_per_day
     common = {"tail": tail, "charge_tail": charge_tail, "horizon_days": horizon}
@@ -116,7 +121,7 @@ def command(
             name=model if model in preset_names() else "",
             weights=wanted,
             settings=settings,
-            keys=free,
+            keys=free or (),
             by=by.value,
             classes=classes,
             first_time=first,
@@ -137,10 +142,18 @@ def command(
 
 
 def _classed(
-    groups: Sequence["CalendarGroup"], underlyings: Path | None, *, needed: bool
+    groups: Sequence["CalendarGroup"], underlyings: Path | None, config: "Config", *, needed: bool
 ) -> tuple[list["CalendarGroup"], dict[str, str]]:
-    """The classes that a table of underlyings states, and the groups with its hash beside those of their files."""
+    """The classes that a table of underlyings states, and the groups with its hash beside those of their files.
+
+    Raises BadInput where classes are `needed`, and neither the table nor the configuration places what is held.
+    """
+    held = {name for group in groups for each in group.portfolios for name in each.underlyings}
     if underlyings is None:
+        if needed and not held & set(config.classes.names):
+            what = f"no underlying of the history has a class: all would be `{config.classes.default}`"
+            remedy = "Give their `asset_class` by `--underlyings`, or say `--by underlying`"
+            raise BadInput([Problem("--by", None, None, what, remedy)])
         return list(groups), {}
     from dataclasses import replace
 
@@ -149,7 +162,6 @@ def _classed(
     table = admit(underlyings, "underlyings")
     pairs = table.rows.select("underlying", "asset_class").drop_nulls().iter_rows()
     classes = {str(name): str(word) for name, word in pairs}
-    held = {name for group in groups for each in group.portfolios for name in each.underlyings}
     if needed and not held & set(classes):
         what, remedy = "states no class of what is held", "Fill the column in, or say `--by underlying`"
         raise BadInput([Problem(str(underlyings), "asset_class", None, what, remedy, table="underlyings")])
@@ -176,6 +188,8 @@ def _search(fitting: "Fitting", digests: dict[str, str], dir_: Path | None, *, r
         if not resume:
             (dir_ / fit_file.STATE).unlink(missing_ok=True)
     path, stands = list(rows), state
+    if state is not None and (state.step >= fitting.settings.steps or state.done.all()):
+        typer.echo("The search had ended before: nothing is left to do but to judge it.", err=True)
 
     def told(state: "State", more: list[dict[str, Any]]) -> None:
         nonlocal stands
@@ -200,6 +214,8 @@ def _search(fitting: "Fitting", digests: dict[str, str], dir_: Path | None, *, r
         # A library may wrap what interrupted it into an error of its own.
         if isinstance(error, KeyboardInterrupt) or was_interrupted():
             typer.echo(_standing(dir_, fitting.settings), err=True)
+            if dir_ is not None and not any(dir_.iterdir()):
+                dir_.rmdir()
         raise
 
 

@@ -1,11 +1,10 @@
 """What `marginax calibrate` refuses before it reads a history, and what is refused later in the words of its flags."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.flags import check_outputs
@@ -34,6 +33,7 @@ def check_places(
         raise _refused(str(out), "is in the folder of `--dir`, which has files of its own", "Name a file outside of it")
     if resume and folder is None:
         raise _refused("--resume", "needs a folder", "Name that of the search with `--dir`")
+    from marginax.parameter_file import is_approved
     from marginax.tables.results import MANIFEST
     from marginax_calibration.fitting.fit_file import STATE
 
@@ -42,7 +42,7 @@ def check_places(
     if overwrite:
         return
     for place in (out, *([folder / DOCUMENT] if folder is not None else [])):
-        if _approved(place):
+        if is_approved(place):
             what = "holds parameters that were approved, and would be replaced"
             raise _refused(str(place), what, "Name another place, or say `--overwrite`")
     if folder is not None and not resume and (folder / STATE).is_file() and not (folder / MANIFEST).is_file():
@@ -97,37 +97,9 @@ def _in_flags(problem: Problem, model: str, config: "Config", free: bool) -> Pro
         key = problem.column
         if not free:
             return Problem("--free", None, None, f"`{key}`, free by default, {what}", "Name the keys to fit")
-        return Problem("--free", None, None, f"`{key}` {what}", _nearest(key, config) or remedy)
+        return Problem("--free", None, None, f"`{key}` {what}", remedy)
     remedy = remedy.replace("a later date", "a later `--until`")
     return replace(problem, what=what, remedy=remedy)
-
-
-def _nearest(key: str, config: "Config") -> str:
-    """The key that was meant, where there is one that is near and not the same."""
-    from difflib import get_close_matches
-
-    known = list(_numbers(config.model_dump(mode="json")))
-    if key in known:
-        return ""
-    near = [each for each in known if each.endswith(f".{key}")] or get_close_matches(key, known, n=1)
-    return f"Did you mean `{near[0]}`?" if near else ""
-
-
-def _numbers(values: dict[str, Any], head: str = "") -> Iterator[str]:
-    """The keys whose values are numbers that could be moved a little."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{head}{key}.")
-        elif isinstance(value, float):
-            yield head + key
-
-
-def _approved(path: Path) -> bool:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and document.get("approval") is not None
 
 
 def _refused(place: str, what: str, remedy: str) -> BadInput:

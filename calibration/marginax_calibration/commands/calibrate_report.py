@@ -19,6 +19,8 @@ from marginax_calibration.fitting.result import Fit
 
 PATH = "path"
 REASONS = 5
+# A start that is further from the configuration than this, relatively, was moved off an edge.
+MOVED = 1e-4
 
 
 def write(
@@ -55,7 +57,7 @@ def tell(found: Fit) -> None:
     for k, each in enumerate(found.tunable.free):
         sure = found.intervals
         reach = "-" if sure is None or not sure.low[k] <= sure.high[k] else f"{sure.low[k]:.4g} to {sure.high[k]:.4g}"
-        numbers.add_row(each.key, f"{each.value:.4g}", f"{found.values[k]:.4g}", reach)
+        numbers.add_row(each.key, f"{found.tunable.start[k]:.4g}", f"{found.values[k]:.4g}", reach)
     terms = Table(box=None, padding=(0, 2, 0, 0))
     terms.add_column("term")
     for on in found.after:
@@ -67,6 +69,9 @@ def tell(found: Fit) -> None:
     with page() as console:
         console.print(numbers)
         console.print(terms)
+    for each, start in zip(found.tunable.free, found.tunable.start, strict=True):
+        if abs(start - each.value) > MOVED * max(abs(each.value), MOVED):
+            typer.echo(f"`{each.key}` is {each.value:g}, the edge of what is allowed, and started from {start:.4g}.")
     if not found.improved:
         typer.echo("Nothing better was found than the numbers it started from.")
     if found.agreed is None:

@@ -92,4 +92,4 @@ def _cause(ground: Ground, check_share: float, embargo_bars: int) -> tuple[str, 
         return "check_share", "Check on a smaller share, or give "
     if any(life.begin > life.anchor for calendar in ground.calendars for life in calendar.lives if life.rows):
         return "first_time", "Give an earlier date, or "
-    return "history", "Give a later date, or "
+    return ", ".join(ground.groups[0].panel.digests) or "history", "Give a later date, or "

@@ -12,9 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Array, Float, Float64, Int
-from pydantic import BaseModel
 
 from marginax.config import Config
 from marginax.market_sections import ClassParameters
@@ -22,43 +20,24 @@ from marginax.models import MarginModel, load_model
 from marginax.parameter_file import settings_over
 from marginax.problems import BadInput, Problem
 from marginax_calibration.fitting.bijectors import INSIDE, Block, Space, blocks_of
+from marginax_calibration.fitting.free_keys import (
+    CLASSES,
+    OF_FILTERS,
+    UNFILTERED,
+    Free,
+    found_at,
+    free_at,
+    path_of,
+    refused,
+    usual_keys,
+)
 
 By = Literal["all", "class", "underlying"]
 # Keys of one table that rise together where both are free, and those whose sum is to stay below one, free or not.
 ORDERED = ("fast_half_life_days", "slow_half_life_days")
 SHARES = (("alpha", "beta"), ("daily", "weekly", "monthly"))
-# What each filter has to say of itself.
-FILTERS = {
-    "ewma": ("scenarios.half_life_days",),
-    "two_speed": ("filter.fast_half_life_days", "filter.slow_half_life_days", "filter.fast_share"),
-    "garch": ("filter.alpha", "filter.beta"),
-    "har": ("filter.daily", "filter.weekly", "filter.monthly"),
-}
-OF_FILTERS = ("scenarios.half_life_days", "scenarios.volatility_floor")
-# Scenarios that are past returns as they were: no filter moves them.
-UNFILTERED = ("historical", "age_weighted")
-CLASSES = ("classes", "parameters")
 # A leaf of an installed model may be in single precision.
 SAME = 1e-6
-
-
-@dataclass(frozen=True)
-class Free:
-    """A free number: where it is in a configuration, the value to start from, and the bounds of what is allowed.
-
-    `pooled` is the key that numbers by class or underlying stand for: `filter.bound` of `classes.parameters.BTC.bound`.
-    """
-
-    path: tuple[str, ...]
-    value: float
-    low: float
-    high: float
-    pooled: str
-
-    @property
-    def key(self) -> str:
-        """The path with dots."""
-        return ".".join(self.path)
 
 
 class Place(eqx.Module):
@@ -99,26 +78,6 @@ class Tunable:
         return with_values(self.config, {each.path: float(v) for each, v in zip(self.free, values, strict=True)})
 
 
-def usual_keys(config: Config) -> tuple[str, ...]:
-    """The keys that matter to a model of this configuration: its filter, floor, correlations, and the parts that are
-    on."""
-    keys = ["scenarios.age_half_life_days"] if config.scenarios.source == "age_weighted" else []
-    if config.scenarios.source not in UNFILTERED:
-        keys = [*FILTERS[config.filter.kind], "scenarios.volatility_floor"]
-        if config.filter.bound is not None:
-            keys.append("filter.bound")
-    if config.correlation.follow:
-        keys += ["correlation.half_life_days", "correlation.shrinkage"]
-    if config.stress_period.weight:
-        keys.append("stress_period.weight")
-    if config.dependence.share:
-        keys.append("dependence.share")
-    if config.procyclicality.buffer:
-        keys.append("procyclicality.buffer")
-    keys += [f"procyclicality.{name}" for name in ("rise_limit", "fall_limit") if getattr(config.procyclicality, name)]
-    return tuple(keys)
-
-
 def tunable(
     config: Config,
     keys: Sequence[str] = (),
@@ -137,11 +96,11 @@ def tunable(
     _check_slopes(load_model(config))
     wanted = tuple(keys) or usual_keys(config)
     if not wanted:
-        raise _refused("keys", "are none: no number of this model is fitted by default", "Name the keys to fit")
+        raise refused("keys", "are none: no number of this model is fitted by default", "Name the keys to fit")
     for key in wanted:
         if config.scenarios.source in UNFILTERED and (key.startswith("filter.") or key in OF_FILTERS):
             what = f"is of filters, and scenarios are `{config.scenarios.source}`: no margin hangs on it"
-            raise _refused(key, what, "Leave it out of the free keys")
+            raise refused(key, what, "Leave it out of the free keys")
     if classes:
         config = _stated(config, classes)
     if by != "all":
@@ -153,12 +112,12 @@ def tunable(
     for key in wanted:
         table, _, name = key.rpartition(".")
         split = by != "all" and table in ("filter", "scenarios") and name in ClassParameters.model_fields
-        paths = [(*CLASSES, word, name) for word in words] if split else [_path(config, key)]
-        free += [_free(config, each, key) for each in paths]
+        paths = [(*CLASSES, word, name) for word in words] if split else [path_of(config, key)]
+        free += [free_at(config, each, key) for each in paths]
     paths = [each.path for each in free]
     for each in free:
         if paths.count(each.path) > 1:
-            raise _refused(each.key, "is named twice", "Name each number once")
+            raise refused(each.key, "is named twice", "Name each number once")
     space = Space(blocks_of([(each.low, each.high) for each in free], _together(config, paths)))
     inside = space.inside(np.array([each.value for each in free]))
     settled = with_values(config, dict(zip(paths, inside.tolist(), strict=True)))
@@ -191,62 +150,6 @@ def with_values(config: Config, values: Mapping[tuple[str, ...], float]) -> Conf
     return settings_over(config, settings, "parameters")
 
 
-def _path(config: Config, key: str) -> tuple[str, ...]:
-    """The path of a key; the name of a class may have dots of its own."""
-    head = ".".join(CLASSES) + "."
-    if key.startswith(head):
-        word, _, name = key.removeprefix(head).rpartition(".")
-        return (*CLASSES, word, name)
-    return tuple(key.split("."))
-
-
-def _free(config: Config, path: tuple[str, ...], pooled: str) -> Free:
-    """A number at a path as a free one; raises BadInput for what is none."""
-    key, name = ".".join(path), path[-1]
-    section, value = _found(config, path)
-    if isinstance(section, dict) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)  # numbers of an installed model have no schema
-    if not isinstance(value, float):
-        what = "is no number that could be moved a little"
-        if value is None:
-            what = "is switched off, and has no number to start from"
-        raise _refused(key, what, "Set it in the configuration, or leave it out of the free keys")
-    low, high = _bounds(type(section), name) if isinstance(section, BaseModel) else (-np.inf, np.inf)
-    return Free(path, value, low, high, pooled)
-
-
-def _usual(config: Config, name: str) -> Any:
-    """What a class without a number of its own has."""
-    home = next(section for section in (config.filter, config.scenarios) if name in type(section).model_fields)
-    return getattr(home, name)
-
-
-def _bounds(section: type[BaseModel], name: str) -> tuple[float, float]:
-    """The open interval that the schema allows."""
-    low, high = -np.inf, np.inf
-    for rule in section.model_fields[name].metadata:
-        if isinstance(rule, Ge | Gt):
-            low = float(rule.ge if isinstance(rule, Ge) else rule.gt)  # type: ignore[arg-type]
-        if isinstance(rule, Le | Lt):
-            high = float(rule.le if isinstance(rule, Le) else rule.lt)  # type: ignore[arg-type]
-    return low, high
-
-
-def _found(config: Config, path: tuple[str, ...]) -> tuple[Any, Any]:
-    """The table that a key is in, and its value; raises BadInput where there is none."""
-    section: Any = config
-    try:
-        for step in path[:-1]:
-            section = section[step] if isinstance(section, dict) else getattr(section, step)
-        value = section[path[-1]] if isinstance(section, dict) else getattr(section, path[-1])
-    except (AttributeError, KeyError, TypeError):
-        key = ".".join(path)
-        raise _refused(key, "is not a key of the configuration", "See `marginax init` for the keys") from None
-    if value is None and isinstance(section, ClassParameters):
-        value = _usual(config, path[-1])
-    return section, value
-
-
 def _together(config: Config, paths: Sequence[tuple[str, ...]]) -> list[Block]:
     """Keys of one table that are constrained together, with what those that are not free leave over."""
     place = {path: k for k, path in enumerate(paths)}
@@ -266,13 +169,13 @@ def _left(config: Config, place: Mapping[tuple[str, ...], int], table: tuple[str
     """What the fixed keys of a sum leave to the free ones, in their own table and in every class that takes them from
     there. Raises BadInput where nothing is left, or a class mixes numbers of its own with free ones."""
     free = {key for key in keys if (*table, key) in place}
-    left = 1 - sum(_found(config, (*table, key))[1] for key in keys if key not in free)
+    left = 1 - sum(found_at(config, (*table, key))[1] for key in keys if key not in free)
     name = ".".join((*table, min(free)))
     if table[: len(CLASSES)] == CLASSES:
         stated = config.classes.parameters[table[-1]]
         taken = {key for key in keys if getattr(stated, key) is None and ("filter", key) in place} - free
         if taken:
-            raise _refused(name, f"is summed with `filter.{min(taken)}`, which is free too", "Free both in the class")
+            raise refused(name, f"is summed with `filter.{min(taken)}`, which is free too", "Free both in the class")
     else:
         for word, each in config.classes.parameters.items():
             own = {key: getattr(each, key) for key in keys if getattr(each, key) is not None}
@@ -280,10 +183,10 @@ def _left(config: Config, place: Mapping[tuple[str, ...], int], table: tuple[str
                 continue
             if free & own.keys():
                 what = f"is summed with `{min(free & own.keys())}` of the class `{word}`'s own"
-                raise _refused(name, what, "Give the class both, or neither")
+                raise refused(name, what, "Give the class both, or neither")
             left = min(left, 1 - sum(own.get(key, getattr(config.filter, key)) for key in keys if key not in free))
     if left <= 0:
-        raise _refused(name, "is left nothing by the others of its sum", "Free them too")
+        raise refused(name, "is left nothing by the others of its sum", "Free them too")
     return left
 
 
@@ -319,12 +222,14 @@ def _places(config: Config, model: MarginModel, free: Sequence[Free], values: np
         for leaf, (old, new) in enumerate(zip(before, map(np.asarray, changed), strict=True)):
             for entry in np.flatnonzero(old.ravel() != new.ravel()).tolist():
                 if not np.allclose([old.ravel()[entry], new.ravel()[entry]], [value, moved], rtol=SAME, atol=0):
-                    raise _refused(each.key, "enters the model otherwise than as it is", "Leave it out")
+                    raise refused(each.key, "enters the model otherwise than as it is", "Leave it out")
                 found.setdefault(leaf, []).append((entry, number))
                 hits += 1
         if not hits:
             what = "changes no number of the model that a gradient could follow"
-            raise _refused(each.key, what, "Leave it out of the free keys")
+            if each.path[0] == "filter":
+                what = f"{what} (`filter.kind` is `{config.filter.kind}`)"
+            raise refused(each.key, what, "Leave it out of the free keys")
     return tuple(
         Place(leaf, np.array([entry for entry, _ in pairs]), np.array([number for _, number in pairs]))
         for leaf, pairs in sorted(found.items())
@@ -335,7 +240,3 @@ def _moved(each: Free, value: float) -> float:
     """A value near by that is allowed too, whatever is constrained with it."""
     step = INSIDE / 4 * max(abs(value), INSIDE)
     return value - step if value - step > each.low else value + step
-
-
-def _refused(key: str, what: str, remedy: str) -> BadInput:
-    return BadInput([Problem("parameters", key, None, what, remedy)])

@@ -34,6 +34,10 @@ class Walk:
     daily: pl.DataFrame
     fits: dict[np.datetime64, Fit]
 
+    def __repr__(self) -> str:
+        dates = ", ".join(str(date)[:10] for date in self.fits)
+        return f"Walk({self.daily.height:,} rows, fitted on {dates})"
+
 
 def walk_forward(
     model: str | Path | Config,
@@ -59,7 +63,9 @@ def walk_forward(
     given = [dates] if isinstance(dates, Time) else list(dates)
     times = [time_of(each, "dates") for each in given]
     until = None if last_time is None else time_of(last_time, "last_time", last=True)
-    if not times or any(later <= sooner for sooner, later in pairwise(times)):
+    if not times:
+        raise BadInput([Problem("dates", None, None, "are none", "Give the dates of the refits, in order")])
+    if any(later <= sooner for sooner, later in pairwise(times)):
         raise BadInput([Problem("dates", None, None, "do not rise", "Give each date of a refit once, in order")])
     settings = settings or Settings()
     groups = groups_of(history, portfolios, settings.seed)

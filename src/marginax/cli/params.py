@@ -140,7 +140,7 @@ def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
     totals = found.totals
     relative = totals["initial_margin_after"] / totals["initial_margin"] - 1 if totals["initial_margin"] else 0.0
     sums = f"{totals['initial_margin']:,.0f} becomes {totals['initial_margin_after']:,.0f} ({relative:+.1%})"
-    more = f"{totals['asked']:,.0f} more of {counted(totals['more'], 'account')}"
+    more = f"{counted(totals['more'], 'account')} would owe {totals['asked']:,.0f} more in all"
     called = f"{counted(totals['newly_called'], 'account')} would be called, {totals['no_longer_called']:,} no longer"
     changed = found.accounts.drop_nulls("initial_change").sort("initial_change", "account_id")
     with page() as console:
@@ -148,7 +148,7 @@ def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
             console.print(numbers)
         else:
             console.print("No key differs.")
-        console.print(f"\nInitial margin {sums}: {more}, {totals['freed']:,.0f} less of {totals['less']:,}")
+        console.print(f"\nInitial margin {sums}: {more}, {totals['less']:,} owe {totals['freed']:,.0f} less")
         console.print(f"{called}\n")
         for word, rows in (
             ("more", changed.filter(changed["initial_change"] > 0).reverse()),

@@ -85,7 +85,7 @@ def _history(rows: pl.DataFrame) -> list[pl.DataFrame]:
         ),
         find(
             rows, "history", price.is_null() & value.is_null(), "price",
-            "neither price nor value is given", "Give one of the two or remove the row",
+            pl.format("{} has neither price nor value", "underlying"), "Give one of the two or remove the row",
         ),
         find(
             rows, "history", price.is_not_null() & value.is_not_null(), "value",
