@@ -152,8 +152,11 @@ def with_another_floor(name: str) -> Config:
 
 def test_a_fit_over_another_base_is_told_unless_it_was_approved() -> None:
     config, file = model_config("dynamic"), Path("fit.json")
-    document = {"model": "dynamic", "settings": {}, "base": base_hash("dynamic"), "approval": None}
+    risk = config.risk.model_dump()
+    document = {"model": "dynamic", "settings": {}, "base": base_hash("dynamic"), "risk": risk, "approval": None}
     assert notes_on(file, document, config) == []
+    (unsaid,) = notes_on(file, {**document, "risk": {}}, config)
+    assert unsaid.startswith("fit.json: does not say with which tails it was fitted")
     (note,) = notes_on(file, {**document, "base": "0"}, config)
     assert note.startswith("fit.json: was fitted over another configuration of `dynamic`")
     assert notes_on(file, approved({**document, "base": "0"}, "looked at", "risk"), config) == []

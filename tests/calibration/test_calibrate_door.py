@@ -27,10 +27,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--free", "volatility_floor"], "Did you mean `scenarios.volatility_floor`?"),
         (["--free", "scenarios.window"], "`scenarios.window` is a whole number"),
         (["--free", "filter.kind"], "`filter.kind` is a choice"),
-        (["--free", "filter"], "`filter` is a table: Name a key of it, such as `filter."),
+        (["--free", "filter"], "`filter` is a table. Name a key of it, such as `filter."),
         (["--free", "filter.daily"], "(`filter.kind` is `two_speed`)"),
         (["--free", " , "], "--free: names no key"),
-        (["--by", "class"], "--by: no underlying of the history has a class: all would be `"),
         (["--free", "filter.bound,filter.bound"], "named twice"),
         (["--weights", "speed=1"], "is no term"),
         (["--weights", "cost=-1"], "not negative"),
@@ -126,3 +125,7 @@ def test_classes_are_those_of_the_underlyings_and_else_the_model_s(
     none = words(inputs, tmp_path / "fit.json", *split, "--underlyings", str(tmp_path / "none.csv"))
     assert run(none) == Exit.BAD_INPUT
     assert "none.csv, column asset_class: states no class of what is held" in capsys.readouterr().err
+    (tmp_path / "one.csv").write_text("portfolio,kind,underlying,weight\nlong AAA,own,AAA,1\n")
+    unplaced = words(inputs, tmp_path / "fit.json", *split, "--portfolios", str(tmp_path / "one.csv"))
+    assert run(unplaced) == Exit.BAD_INPUT
+    assert "--by: no underlying of the history has a class: all would be `altcoins`" in capsys.readouterr().err
