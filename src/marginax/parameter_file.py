@@ -112,13 +112,15 @@ def record(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def is_approved(path: Path) -> bool:
-    """Whether a file holds an approval, of whatever."""
+def refuse_to_replace(path: Path, unless: str) -> None:
+    """Raise BadInput where a file holds an approval, of whatever; `unless` is what would replace it all the same."""
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and document.get("approval") is not None
+        return
+    if isinstance(document, dict) and document.get("approval") is not None:
+        what = "holds parameters that were approved, and would be replaced"
+        raise _refused(path, None, what, f"Name another place, or say `{unless}`")
 
 
 def described(recorded: Mapping[str, Any]) -> str:

@@ -164,7 +164,7 @@ def test_what_cannot_be_fitted_is_refused_by_name(keys: list[str], said: str) ->
 
 
 def test_scenarios_that_are_not_filtered_hang_on_no_filter() -> None:
-    with pytest.raises(BadInput, match="no number of this model is fitted by default"):
+    with pytest.raises(BadInput, match="keys: names none, and no number of `expected_shortfall` is fitted"):
         tunable(model_config("hs"))
     with pytest.raises(BadInput, match=r"scenarios.half_life_days: is of filters, and scenarios are `historical`"):
         tunable(model_config("hs"), ["scenarios.half_life_days"])

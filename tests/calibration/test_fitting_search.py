@@ -8,6 +8,7 @@ import pytest
 
 from calibration._fits import config, ground, group
 from calibration._histories import held, panel, prices, usual_panel
+from marginax.models.load import model_config
 from marginax.problems import BadInput
 from marginax_calibration.calendar_groups import CalendarGroup
 from marginax_calibration.fitting.ground import LEAST_CHECKED, Ground
@@ -215,3 +216,14 @@ def test_an_embargo_counts_bars_of_the_calendar_that_is_checked_on() -> None:
     both = Ground(tunable(config(), KEYS), [ended, group()], streams=1)
     near, far = (both.split(0.01, embargo_bars=bars)[0] for bars in (0, 10))
     assert sum(part.group == 0 for part in far) == sum(part.group == 0 for part in near) - 1
+
+
+@pytest.mark.parametrize(("least", "share"), [(491, 0.2), (380, 0.0)])
+def test_the_least_history_is_what_the_readme_says(least: int, share: float) -> None:
+    def split(prices_given: int) -> tuple[list[Any], list[Any]]:
+        young = CalendarGroup(panel(prices()[:prices_given]), tuple(held().values())[:2], {}, {})
+        return Ground(tunable(model_config("dynamic"), ["filter.alpha"]), [young], streams=1).split(share)
+
+    assert len(split(least)[0]) == 3
+    with pytest.raises(BadInput, match="stretches of 64 to fit on"):
+        split(least - 1)

@@ -19,6 +19,7 @@ FLAGS = {
     "check_share": "--check",
     "embargo_bars": "--embargo",
     "first_time": "--from",
+    "keys": "--free",
     "last_time": "--until",
     "rate": "--rate",
 }
@@ -33,7 +34,7 @@ def check_places(
         raise _refused(str(out), "is in the folder of `--dir`, which has files of its own", "Name a file outside of it")
     if resume and folder is None:
         raise _refused("--resume", "needs a folder", "Name that of the search with `--dir`")
-    from marginax.parameter_file import is_approved
+    from marginax.parameter_file import refuse_to_replace
     from marginax.tables.results import MANIFEST
     from marginax_calibration.fitting.fit_file import STATE
 
@@ -42,9 +43,7 @@ def check_places(
     if overwrite:
         return
     for place in (out, *([folder / DOCUMENT] if folder is not None else [])):
-        if is_approved(place):
-            what = "holds parameters that were approved, and would be replaced"
-            raise _refused(str(place), what, "Name another place, or say `--overwrite`")
+        refuse_to_replace(place, "--overwrite")
     if folder is not None and not resume and (folder / STATE).is_file() and not (folder / MANIFEST).is_file():
         what = "holds a search that did not end, and would be replaced"
         raise _refused(str(folder), what, "Go on with it by `--resume`, or begin anew with `--overwrite`")

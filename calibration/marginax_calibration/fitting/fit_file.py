@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from marginax.config import Config
-from marginax.parameter_file import FORMAT, base_hash, is_approved, settings_between
+from marginax.parameter_file import FORMAT, base_hash, refuse_to_replace, settings_between
 from marginax.problems import BadInput, Problem
 from marginax.tables.results import write_files
 from marginax_calibration.fitting.fit import Fitting
@@ -106,9 +106,8 @@ def save_fit(found: Fit, path: str | Path, *, overwrite: bool = False) -> None:
     text, out = text_of(found), Path(path)
     if not out.parent.is_dir():
         raise BadInput([Problem(str(out), None, None, f"there is no folder {out.parent}", "Make it first")])
-    if is_approved(out) and not overwrite:
-        what = "holds parameters that were approved, and would be replaced"
-        raise BadInput([Problem(str(out), None, None, what, "Name another place, or say `overwrite=True`")])
+    if not overwrite:
+        refuse_to_replace(out, "overwrite=True")
     write_files({out: lambda place: place.write_text(text, encoding="utf-8")})
 
 

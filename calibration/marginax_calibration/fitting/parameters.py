@@ -96,7 +96,8 @@ def tunable(
     _check_slopes(load_model(config))
     wanted = tuple(keys) or usual_keys(config)
     if not wanted:
-        raise refused("keys", "are none: no number of this model is fitted by default", "Name the keys to fit")
+        what = f"names none, and no number of `{config.model}` is fitted by default"
+        raise BadInput([Problem("keys", None, None, what, "Name the keys to fit")])
     for key in wanted:
         if config.scenarios.source in UNFILTERED and (key.startswith("filter.") or key in OF_FILTERS):
             what = f"is of filters, and scenarios are `{config.scenarios.source}`: no margin hangs on it"

@@ -161,7 +161,7 @@ def _method(manifest: dict[str, Any]) -> str:
 
 def _parts(result: "Result") -> str:
     sums = result.margins.select(pl.col(name).sum() for name in result.parts).row(0, named=True)
-    return ", ".join(f"{name} {amount:,.0f}" for name, amount in sums.items() if round(amount))
+    return ", ".join(f"{name} {amount:,.0f}" for name, amount in sums.items() if abs(amount) >= 0.5)
 
 
 def _closest(rows: pl.DataFrame) -> Table:
