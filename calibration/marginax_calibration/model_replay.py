@@ -13,7 +13,6 @@ from jax import lax
 from jaxtyping import Array, Float, Float64
 
 from marginax.engine.compilation import WIDE_VECTORS
-from marginax.engine.devices import run_streams, stream_devices
 from marginax.known import KnownHistory
 from marginax.models import Margin, MarginModel, Tile
 from marginax.problems import BadInput
@@ -22,6 +21,7 @@ from marginax_calibration.portfolios import Portfolio
 from marginax_calibration.replay_works import CHUNK, Work, works_of
 from marginax_calibration.unit_market import Legs, UnitMarket
 from marginax_calibration.walk_forward import Schedule
+from marginax_kernels.streams import run_streams, stream_devices
 
 # Series of one compiled call that estimates: fewer leave the vectors empty, more wait for the slowest of them.
 SERIES = 512

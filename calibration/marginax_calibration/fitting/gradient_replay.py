@@ -21,7 +21,6 @@ from jax import lax
 from jaxtyping import Array, Float, Float64
 
 from marginax.engine.compilation import WIDE_VECTORS
-from marginax.engine.devices import run_streams, stream_devices
 from marginax.known import KnownHistory
 from marginax.models import MarginModel, Tile
 from marginax_calibration.fitting.parameters import Place, Tunable, put
@@ -30,6 +29,7 @@ from marginax_calibration.model_replay import figures_of
 from marginax_calibration.portfolios import Portfolio
 from marginax_calibration.replay_works import CHUNK, Work, works_of
 from marginax_calibration.unit_market import Legs, UnitMarket
+from marginax_kernels.streams import run_streams, stream_devices
 
 FIGURES = ("var", "es", "charged")
 

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from marginax.engine.compilation import WIDE_VECTORS
-from marginax.engine.devices import run_streams, stream_devices
 from marginax.engine.tiles import Cut, build, cut
 from marginax.exposures import Exposures
 from marginax.models.protocol import MarginModel, Parts, Prepared, Tile
 from marginax.sections import Engine
+from marginax_kernels.streams import run_streams, stream_devices
 
 
 class TilePass:
