@@ -2,6 +2,7 @@
 
 from marginax_kernels.aggregate import accumulate
 from marginax_kernels.black import Greeks, bachelier, black76, option_greeks
+from marginax_kernels.book_tail import BookTail, book_tail, ragged_book_tail
 from marginax_kernels.correlation import check_correlation, copula_freedom, ewma_correlation, principal_root
 from marginax_kernels.correlation_map import correlation_map
 from marginax_kernels.draws import (
@@ -34,6 +35,7 @@ from marginax_kernels.marginals import (
     tail_map,
     tail_probability,
 )
+from marginax_kernels.native import NativePath, native_path
 from marginax_kernels.option_cube import reprice_bachelier, reprice_black76
 from marginax_kernels.procyclicality import buffered, limited
 from marginax_kernels.recurrent import gated_update
@@ -52,6 +54,14 @@ from marginax_kernels.tail import (
     tail_weights,
     value_at_risk,
 )
+from marginax_kernels.tile_tail import (
+    TileTail,
+    dense_pnl,
+    dense_tile_tail,
+    exact_value_at_risk,
+    losses_tail,
+    tile_tail,
+)
 from marginax_kernels.volatility import (
     ewma_update,
     ewma_variance,
@@ -65,19 +75,25 @@ from marginax_kernels.volatility import (
 )
 
 __all__ = [
+    "BookTail",
     "Greeks",
     "MarginalMap",
+    "NativePath",
     "TailMap",
+    "TileTail",
     "accumulate",
     "apply_map",
     "bachelier",
     "black76",
+    "book_tail",
     "buffered",
     "check_correlation",
     "copula_draws",
     "copula_freedom",
     "copula_shocks",
     "correlation_map",
+    "dense_pnl",
+    "dense_tile_tail",
     "discounted_sum",
     "effective_sample_size",
     "effective_years",
@@ -85,6 +101,7 @@ __all__ = [
     "ewma_correlation",
     "ewma_update",
     "ewma_variance",
+    "exact_value_at_risk",
     "exceedance_probability",
     "expected_shortfall",
     "expected_shortfall_error",
@@ -108,12 +125,15 @@ __all__ = [
     "limited",
     "linear_pnl",
     "long_run_volatility",
+    "losses_tail",
     "marginal_map",
+    "native_path",
     "option_greeks",
     "overlapping_sums",
     "pinball",
     "price_change",
     "principal_root",
+    "ragged_book_tail",
     "reprice_bachelier",
     "reprice_black76",
     "scrambles_for",
@@ -131,6 +151,7 @@ __all__ = [
     "tail_map",
     "tail_probability",
     "tail_weights",
+    "tile_tail",
     "unfixed_share",
     "unit_shortfalls",
     "value_at_risk",

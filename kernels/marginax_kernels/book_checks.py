@@ -1,0 +1,82 @@
+"""What the faces of a whole-book pass refuse: each error says what was given, what follows and what to do."""
+
+import numpy as np
+
+# Weights rounded to float32 are off by 2^-24 of themselves each, and so is their sum; whoever divided by a sum of his
+# own in float32 may be off by a few roundings more. 16 of them are a tenth of the slack of 1e-5 that lets a tail of
+# everything be reached.
+WEIGHT_TOLERANCE = 16 * 2.0**-24
+
+
+def checked_cube(cube: np.ndarray) -> np.ndarray:
+    """The cube, in one piece; float32 or float64, with at least one scenario."""
+    array = np.asarray(cube)
+    if array.dtype not in (np.float32, np.float64):
+        raise ValueError(
+            f"`cube` is of {array.dtype}, and its precision is that of the whole pass: give float32 or float64."
+        )
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(
+            f"`cube` of shape {array.shape} must be instruments x scenarios, with at least one scenario: the P&L of "
+            "one unit of each instrument."
+        )
+    return np.ascontiguousarray(array)
+
+
+def check_ids(instrument_ids: np.ndarray, instruments: int) -> None:
+    """Rows of the cube, or -1 for padding."""
+    if not np.issubdtype(instrument_ids.dtype, np.integer):
+        raise ValueError(
+            f"`instrument_ids` are of {instrument_ids.dtype}; give whole numbers: rows of the cube, or -1."
+        )
+    if not instrument_ids.size:
+        return
+    least, most = int(instrument_ids.min()), int(instrument_ids.max())
+    if least < -1 or most >= instruments:
+        wrong = least if least < -1 else most
+        raise ValueError(
+            f"`instrument_ids` hold {wrong}, and the cube has {instruments} instruments: ids go from 0 to "
+            f"{instruments - 1}, and -1 is padding."
+        )
+
+
+def checked_tail(tail: float) -> float:
+    """A probability in (0, 1]."""
+    if not 0 < tail <= 1:
+        raise ValueError(
+            f"`tail={tail}` is no probability in (0, 1]; it is the small one, 0.01 for a confidence of 99 %."
+        )
+    return float(tail)
+
+
+def checked_weights(weights: np.ndarray | None, scenarios: int, dtype: np.dtype) -> np.ndarray | None:
+    """Weights in the precision of the pass; None where all are equal, which is the faster case."""
+    if weights is None:
+        return None
+    array = np.asarray(weights)
+    if array.shape != (scenarios,):
+        raise ValueError(
+            f"`weights` of shape {array.shape} do not fit the cube's {scenarios} scenarios: give one weight for each, "
+            "or None for equal ones."
+        )
+    if not (array >= 0).all():
+        where = int(np.flatnonzero(~(array >= 0))[0])
+        raise ValueError(f"weight {where} is {array[where]}: weights are probabilities, none is negative or NaN.")
+    total = float(np.sum(array, dtype=float))
+    if abs(total - 1) > WEIGHT_TOLERANCE:
+        raise ValueError(
+            f"`weights` sum to {total:.9g}, and what is off by more than {WEIGHT_TOLERANCE:.2g} is more than rounding: "
+            "divide them by their sum."
+        )
+    return None if (array == array[0]).all() else array.astype(dtype)
+
+
+def checked_amounts(amounts: np.ndarray | None, accounts: int, dtype: np.dtype) -> np.ndarray | None:
+    """An amount for each account, in the precision of the pass; what is beyond it becomes infinite."""
+    if amounts is None:
+        return None
+    array = np.asarray(amounts)
+    if array.shape != (accounts,):
+        raise ValueError(f"`amounts` of shape {array.shape} do not fit {accounts} accounts: give one for each.")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)

@@ -1,0 +1,133 @@
+"""Positions of a whole book, row by row, and the tiles of one shape that they are cut into.
+
+An account's positions are those of quantity other than zero, in the caller's order. Their number alone decides its
+width, the smallest power of two that holds them, and with the number of instruments whether it goes the dense way: its
+neighbours decide nothing, so an account's bits are the same in every book.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int32, Int64
+
+# Rows of a tile come in steps of this; it is also what the venue's losses are summed in first.
+ROW_STEP = 64
+# Positions of a tile at most: wide accounts are work enough in few rows.
+ENTRIES = 2**17
+
+
+class Positions(NamedTuple):
+    """Account `a` holds entries `starts[a]` to `starts[a + 1]`: of which instrument, and how much."""
+
+    starts: Int64[np.ndarray, " accounts_and_one"]
+    instruments: Int32[np.ndarray, " entries"]
+    quantities: Float[np.ndarray, " entries"]
+
+    @property
+    def counts(self) -> Int64[np.ndarray, " accounts"]:
+        """Positions of each account."""
+        return np.diff(self.starts)
+
+
+def live_positions(
+    instrument_ids: Int[np.ndarray, "accounts positions"],
+    quantities: Float[np.ndarray, "accounts positions"],
+    dtype: np.dtype,
+) -> Positions:
+    """What is held: neither padding (id -1) nor a quantity of zero; what is beyond `dtype` becomes infinite."""
+    return _kept(np.arange(len(instrument_ids) + 1) * instrument_ids.shape[1], instrument_ids, quantities, dtype)
+
+
+def live_entries(
+    starts: Int[np.ndarray, " accounts_and_one"],
+    instrument_ids: Int[np.ndarray, " entries"],
+    quantities: Float[np.ndarray, " entries"],
+    dtype: np.dtype,
+) -> Positions:
+    """As `live_positions`, of entries that stand row after row."""
+    return _kept(starts, instrument_ids, quantities, dtype)
+
+
+def _kept(starts: np.ndarray, instrument_ids: np.ndarray, quantities: np.ndarray, dtype: np.dtype) -> Positions:
+    with np.errstate(over="ignore"):
+        amounts = quantities.astype(dtype, copy=False).ravel()
+    instruments = instrument_ids.ravel()
+    live: Bool[np.ndarray, " entries"] = (instruments >= 0) & (amounts != 0)
+    if not live.all():
+        before = np.concatenate([[0], np.cumsum(live)])
+        starts, instruments, amounts = before[starts], instruments[live], amounts[live]
+    return Positions(np.asarray(starts, np.int64), instruments.astype(np.int32, copy=False), amounts)
+
+
+class Piece(NamedTuple):
+    """Accounts of one tile, and the shape they are padded to; `width` 0 is the dense way."""
+
+    accounts: Int64[np.ndarray, " accounts"]
+    rows: int
+    width: int
+
+
+def cut(
+    counts: Int64[np.ndarray, " accounts"],
+    dense: Bool[np.ndarray, " accounts"],
+    *,
+    rows: int,
+    streams: int,
+    least: int,
+) -> Iterator[Piece]:
+    """Pieces over all accounts, dense ones first and then from wide to narrow, so that streams end together.
+
+    `rows` is the most a tile may have, halved while a width has less than two tiles for each stream; never fewer than
+    `least`. A dense tile always has `least` rows.
+    """
+    widths = np.where(dense, 0, 2 ** np.ceil(np.log2(np.maximum(counts, 2))).astype(np.int64))
+    for width in [0, *sorted(set(widths[widths > 0].tolist()), reverse=True)]:
+        members = np.flatnonzero(widths == width)
+        most = max(least, min(rows, ENTRIES // width // ROW_STEP * ROW_STEP)) if width else least
+        while most // 2 >= max(least, 4 * ROW_STEP) and len(members) < 2 * streams * most:
+            most = most // 2 // ROW_STEP * ROW_STEP
+        for first in range(0, len(members), most):
+            yield Piece(members[first : first + most], most, width)
+
+
+class PositionTile(NamedTuple):
+    """One piece as arrays: positions in order, then padding with `zero_row` and quantity zero.
+
+    `held` is the number of positions, -1 in rows without an account.
+    """
+
+    held: Int32[np.ndarray, " rows"]
+    instruments: Int32[np.ndarray, "rows width"]
+    quantities: Float[np.ndarray, "rows width"]
+
+
+def position_tile(positions: Positions, piece: Piece, *, zero_row: int) -> PositionTile:
+    """The arrays of a piece that is not dense."""
+    held = np.full(piece.rows, -1, np.int32)
+    instruments = np.full((piece.rows, piece.width), zero_row, np.int32)
+    quantities = np.zeros((piece.rows, piece.width), positions.quantities.dtype)
+    counts = positions.counts[piece.accounts]
+    held[: len(counts)] = counts
+    row, column, entry = _entries(positions, piece.accounts, counts)
+    instruments[row, column] = positions.instruments[entry]
+    quantities[row, column] = positions.quantities[entry]
+    return PositionTile(held, instruments, quantities)
+
+
+def dense_tile(positions: Positions, piece: Piece, *, instruments: int) -> Float[np.ndarray, "rows instruments"]:
+    """Quantities of a dense piece by instrument; several positions in one instrument are summed."""
+    held = np.zeros((piece.rows, instruments), positions.quantities.dtype)
+    row, _, entry = _entries(positions, piece.accounts, positions.counts[piece.accounts])
+    np.add.at(held, (row, positions.instruments[entry]), positions.quantities[entry])
+    return held
+
+
+def _entries(
+    positions: Positions, accounts: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and entry of every position of these accounts."""
+    ends = np.cumsum(counts)
+    row = np.repeat(np.arange(len(accounts)), counts)
+    column = np.arange(len(row)) - np.repeat(ends - counts, counts)
+    return row, column, column + np.repeat(positions.starts[accounts], counts)

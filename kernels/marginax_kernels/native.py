@@ -1,0 +1,135 @@
+"""Machine code for this processor: compiled once from the source beside this file, kept in the user's cache.
+
+Nothing depends on it: where there is no compiler, or MARGINAX_NATIVE is 0, `book_tail` runs the same function in pure
+JAX. The library lies in `$XDG_CACHE_HOME/marginax/native` (`~/.cache` where that is not set) under a name made of the
+source, the compiler and its flags, the processor and jax: whatever changes, it is compiled again. It is written under
+another name and renamed when whole, so that processes may compile side by side.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+SOURCE = "book_tail.cc"
+COMPILERS = ("g++", "clang++")
+# Products are fused with sums, as XLA fuses them; no flag that would let NaN or infinity be something else.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-DNDEBUG", "-fPIC", "-shared")
+TARGETS = tuple(f"marginax_{kind}_{real}" for kind in ("positions", "losses") for real in ("f32", "f64"))
+# Compiling takes ten seconds on a slow machine; a compiler that hangs must not hang a venue.
+PATIENCE = 300
+
+
+class NativePath(NamedTuple):
+    """Whether `book_tail` runs machine code on this CPU, and why or why not."""
+
+    in_use: bool
+    reason: str
+
+
+class _Unavailable(Exception):
+    """There is no machine code to be had; the message says why."""
+
+
+def native_path() -> NativePath:
+    """Which path `book_tail` takes on CPU: machine code, or pure JAX. The first call compiles.
+
+    The environment variable MARGINAX_NATIVE is read at every call; 0 means pure JAX.
+    """
+    if os.environ.get("MARGINAX_NATIVE", "1") == "0":
+        return NativePath(False, "MARGINAX_NATIVE is 0")
+    return _loaded()
+
+
+@cache
+def _loaded() -> NativePath:
+    try:
+        compiler = _compiler()
+        library = _library(compiler)
+        try:
+            code = ctypes.CDLL(str(library))
+        except OSError:  # a file that some other program broke
+            library.unlink(missing_ok=True)
+            code = ctypes.CDLL(str(_library(compiler)))
+        for target in TARGETS:
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(code, target)), platform="cpu")
+    except (_Unavailable, OSError) as error:
+        return NativePath(False, str(error))
+    return NativePath(True, f"compiled by {compiler.name}: {library}")
+
+
+class _Compiler(NamedTuple):
+    name: str
+    path: str
+    version: str
+
+
+def _compiler() -> _Compiler:
+    for name in COMPILERS:
+        path = shutil.which(name)
+        if path is not None:
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=PATIENCE)
+            return _Compiler(name, path, said.stdout)
+    raise _Unavailable(f"no compiler: neither {' nor '.join(COMPILERS)} is on the path")
+
+
+def _library(compiler: _Compiler) -> Path:
+    """The compiled library, from the cache if it is there."""
+    source = files("marginax_kernels").joinpath(SOURCE).read_bytes()
+    parts = (source, compiler.version, " ".join(FLAGS), _processor(), version("jax"), version("jaxlib"))
+    key = hashlib.sha256(b"\0".join(part if isinstance(part, bytes) else part.encode() for part in parts)).hexdigest()
+    folder = _folder()
+    library = folder / f"book_tail-{key[:24]}.so"
+    if not library.exists():
+        _compile(compiler, source, library)
+    return library
+
+
+def _folder() -> Path:
+    """The user's own folder for compiled code: code that another user may have written is never loaded."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = (Path(home) if home else Path.home() / ".cache") / "marginax" / "native"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.stat()
+    except (OSError, RuntimeError) as error:
+        raise _Unavailable(f"no cache folder: {error}") from error
+    if hasattr(os, "getuid") and (facts.st_uid != os.getuid() or facts.st_mode & 0o022):
+        raise _Unavailable(f"others may write in {folder}; make it your own with: chmod go-w {folder}")
+    return folder
+
+
+def _compile(compiler: _Compiler, source: bytes, library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix="compiling-") as place:
+        code, out = Path(place) / SOURCE, Path(place) / library.name
+        code.write_bytes(source)
+        # Headers of XLA as the system's: their warnings are not ours.
+        words = [compiler.path, *FLAGS, "-isystem", jax.ffi.include_dir(), str(code), "-o", str(out)]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            raise _Unavailable(f"{compiler.name} took longer than {PATIENCE} seconds") from error
+        if done.returncode or not out.exists():
+            lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+            raise _Unavailable(f"{compiler.name} could not compile {SOURCE}: {lines[-1]}")
+        os.replace(out, library)
+
+
+def _processor() -> str:
+    """What -march=native looks at: the name and the flags of this processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return "\n".join([platform.machine(), platform.processor(), *sorted(kept)])
