@@ -108,16 +108,17 @@ class NativePass:
     """The pass in machine code, on the cores of a CPU."""
 
     def __init__(self, book: Book, devices: list[jax.Device], *, dense: bool) -> None:
-        instruments, self._scenarios = book.cube.shape
+        cube = book.cube if len(book.cube) else np.zeros((1, book.cube.shape[1]), book.cube.dtype)
+        self._scenarios = cube.shape[1]
         self.rows, self.least = NATIVE_ROWS, ROW_STEP
         self._book = book
         sweep = plan_sweep(self._scenarios, book.weights, tail=book.tail)
         self.order = sweep.order
-        lane = slice_length(max(instruments, 1), book.cube.dtype)
-        slices = _aligned((-(-self._scenarios // lane), max(instruments, 1), lane), book.cube.dtype)
+        lane = slice_length(len(cube), cube.dtype)
+        slices = _aligned((-(-self._scenarios // lane), len(cube), lane), cube.dtype)
         shares = [range(k, len(slices), len(devices)) for k in range(len(devices))]
         with ThreadPoolExecutor(len(devices)) as pool:
-            list(pool.map(lambda which: fill_slices(slices, book.cube, sweep.order, which), shares))
+            list(pool.map(lambda which: fill_slices(slices, cube, sweep.order, which), shares))
         with jax.enable_x64(True):
             self._slices = _placed(slices, devices)
             self._asked = _placed(sweep.asked, devices)

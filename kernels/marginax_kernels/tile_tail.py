@@ -78,7 +78,8 @@ def tile_tail(
     Gradient: of expected shortfall and value at risk exact in quantities and cube (tail weights, and the scenario on
     the edge); the other answers carry none. Source: see `tail`.
     """
-    return losses_tail(-accumulate(cube, rows, quantities), weights, amounts, tail=tail)
+    pnl = accumulate(jnp.asarray(cube), jnp.asarray(rows), jnp.asarray(quantities))
+    return losses_tail(-pnl, weights, amounts, tail=tail)
 
 
 def dense_tile_tail(
