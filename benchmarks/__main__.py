@@ -7,7 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("margin_pass", "revaluation", "monte_carlo", "backtest", "dynamic_margin", "calibration", "commands")
+NAMES = (
+    "margin_pass",
+    "revaluation",
+    "monte_carlo",
+    "backtest",
+    "dynamic_margin",
+    "calibration",
+    "commands",
+    "book_tail",
+)
 
 
 def main() -> None:

@@ -185,7 +185,7 @@ struct Above {
   int64_t count;
 };
 
-// Count and mass of the candidates at or above `at`; the mass is a float sum, good to 1e-5, in units of weight.
+// Count and mass of the candidates at or above `at`; the mass is a sum in Real of weights as they are.
 template <typename Real, bool kWeighted>
 inline Above AtLeast(const Candidates<Real>& held, Real at) {
   constexpr int kCount = Lanes<Real>::kCount;
@@ -255,6 +255,9 @@ __attribute__((noinline)) Bracket<Real> Narrow(Candidates<Real>& held, const Ask
 
   const double needed = kWeighted ? asked.needed / asked.grid : asked.needed;
   const double one = kWeighted ? 0.5 * needed / static_cast<double>(held.count) : 0.5;
+  // A lane's sum is off by half an epsilon an addition, and each weight by up to one step from the grid.
+  const double additions = static_cast<double>(held.count / (2 * kCount) + 16);
+  const double unsure = needed * additions * std::numeric_limits<Real>::epsilon() + held.count / asked.grid;
   Bracket<Real> at = {Key(least), Key(greatest) + 1, held.count, 0};
   double mass_low = AtLeast<Real, kWeighted>(held, least).mass, mass_high = 0;
   for (int step = 0; at.Wide() && at.at_low - at.at_high > few && mass_low > close; ++step) {
@@ -271,7 +274,7 @@ __attribute__((noinline)) Bracket<Real> Narrow(Candidates<Real>& held, const Ask
     }
     const Above above = AtLeast<Real, kWeighted>(held, Value<Real>(middle));
     bool enough = above.mass >= needed;
-    if (kWeighted && std::abs(above.mass - needed) <= 1e-5 * needed) {
+    if (kWeighted && std::abs(above.mass - needed) <= unsure) {
       enough = MassAtLeast(held, Value<Real>(middle), asked.grid) >= asked.needed;
     }
     if (enough) {
@@ -391,7 +394,8 @@ __attribute__((noinline)) void Answer(Candidates<Real>& held, Real bound, const 
   double spread[4] = {}, inside[4] = {};
   for (int64_t k = 0; k < held.count; k += 4) {
     for (int j = 0; j < 4; ++j) {
-      const double weight = k + j >= held.count ? 0 : kWeighted ? static_cast<double>(held.weight[k + j]) : asked.even;
+      const double own = kWeighted ? static_cast<double>(held.weight[k + j]) : asked.even;
+      const double weight = k + j < held.count ? own : 0;
       const double excess = static_cast<double>(held.loss[k + j]) - static_cast<double>(edge);
       const double influence = weight * (excess * scale - above);
       spread[j] += influence * influence;
