@@ -303,21 +303,28 @@ inline void KeepBeyond(Candidates<Real>& held, Real edge) {
   held.count = kept;
 }
 
-// The new bound: a candidate at or above which enough mass lies, not much more than that. What is beyond it stays.
-template <typename Real, bool kWeighted>
-__attribute__((noinline)) Real Raise(Candidates<Real>& held, const Asked& asked) {
+// The least candidate at or above `low`; some bit pattern between two losses never is an answer.
+template <typename Real>
+inline Real LeastFrom(const Candidates<Real>& held, Real low) {
   constexpr int kCount = Lanes<Real>::kCount;
-  const double needed = kWeighted ? asked.needed / asked.grid : asked.needed;
-  const Bracket<Real> at = Narrow<Real, kWeighted>(held, asked, 0, needed * 1.125 + !kWeighted);
-  const Vector<Real> low = Spread(Value<Real>(at.low)), infinite = Spread(std::numeric_limits<Real>::infinity());
+  const Vector<Real> from = Spread(low), infinite = Spread(std::numeric_limits<Real>::infinity());
   Vector<Real> lowest = infinite;
   for (int64_t k = 0; k < held.count; k += kCount) {
     const Vector<Real> x = Load(held.loss + k);
-    const Vector<Real> inside = x >= low ? x : infinite;
+    const Vector<Real> inside = x >= from ? x : infinite;
     lowest = inside < lowest ? inside : lowest;
   }
-  Real bound = lowest[0];
-  for (int k = 1; k < kCount; ++k) bound = std::min(bound, lowest[k]);
+  Real least = lowest[0];
+  for (int k = 1; k < kCount; ++k) least = std::min(least, lowest[k]);
+  return least;
+}
+
+// The new bound: a candidate at or above which enough mass lies, not much more than that. What is beyond it stays.
+template <typename Real, bool kWeighted>
+__attribute__((noinline)) Real Raise(Candidates<Real>& held, const Asked& asked) {
+  const double needed = kWeighted ? asked.needed / asked.grid : asked.needed;
+  const Bracket<Real> at = Narrow<Real, kWeighted>(held, asked, 0, needed * 1.125 + !kWeighted);
+  const Real bound = LeastFrom(held, Value<Real>(at.low));
   KeepBeyond<Real, kWeighted>(held, bound);
   return bound;
 }
@@ -331,17 +338,18 @@ Real Edge(Candidates<Real>& held, Real bound, const Asked& asked) {
   if (all < asked.needed) return bound;
   const Bracket<Real> at = Narrow<Real, kWeighted>(held, asked, kFew, -1);
   const Real low = Value<Real>(at.low), high = Value<Real>(at.high);
-  if (!at.Wide()) return low;
+  if (!at.Wide()) return LeastFrom(held, low);
   Real loss[kFew], weight[kFew];
   int inside = 0;
   for (int64_t k = 0; k < held.count; ++k) {
-    if (held.loss[k] < low || held.loss[k] >= high) continue;
+    // Where nothing is at or above `high`, a number that the processor takes for zero must not say otherwise.
+    if (!(held.loss[k] >= low) || (at.at_high && held.loss[k] >= high)) continue;
     int to = inside++;
     for (; to > 0 && loss[to - 1] < held.loss[k]; --to) loss[to] = loss[to - 1], weight[to] = weight[to - 1];
     loss[to] = held.loss[k];
     if constexpr (kWeighted) weight[to] = held.weight[k];
   }
-  double mass = kWeighted ? MassAtLeast(held, high, asked.grid) : static_cast<double>(at.at_high);
+  double mass = kWeighted && at.at_high ? MassAtLeast(held, high, asked.grid) : static_cast<double>(at.at_high);
   for (int k = 0; k < inside; ++k) {
     mass += kWeighted ? std::floor(static_cast<double>(weight[k]) * asked.grid) : 1;
     if (mass >= asked.needed) return loss[k];
@@ -376,7 +384,8 @@ struct Account {
 
 // Value at risk, expected shortfall and its standard error from the candidates of an account.
 template <typename Real, bool kWeighted>
-__attribute__((noinline)) void Answer(Candidates<Real>& held, Real bound, const Asked& asked, Real* var, Real* shortfall, Real* error) {
+__attribute__((noinline)) void Answer(Candidates<Real>& held, Real bound, const Asked& asked, Real* var,
+                                      Real* shortfall, Real* error) {
   const Real edge = Edge<Real, kWeighted>(held, bound, asked);
   KeepBeyond<Real, kWeighted>(held, edge);
   Close<Real, kWeighted>(held, 4, edge);

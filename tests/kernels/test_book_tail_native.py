@@ -51,7 +51,8 @@ def rows(rng: np.random.Generator, precision: np.dtype) -> dict[str, np.ndarray]
         "few values": rng.integers(-2, 3, SCENARIOS).astype(float),
         "ties on the edge": np.minimum(np.sort(normal), 1.0)[rng.permutation(SCENARIOS)],
         "gains alone": -np.abs(normal) - 1,
-        "every size": np.exp(rng.uniform(np.log(float(info.tiny)), np.log(float(info.max)) - 1, SCENARIOS))
+        # Squares of these still fit.
+        "every size": np.exp(rng.uniform(np.log(float(info.tiny)) / 2, np.log(float(info.max)) / 2 - 20, SCENARIOS))
         * rng.choice([-1, 1], SCENARIOS),
         "one beyond all": np.where(np.arange(SCENARIOS) == 700, 1e30, normal),
     }
@@ -107,14 +108,14 @@ def check_means(got: BookTail, losses: np.ndarray, weights: np.ndarray, tail: fl
     eps = np.finfo(losses.dtype).eps
     wide, mass = losses.astype(float), weights.astype(float)
     excess = np.maximum(wide - got.var[:, None].astype(float), 0)
-    with np.errstate(over="ignore"):
-        shortfall = got.var + (excess @ mass) / tail
-        psi = excess / tail + (got.var - shortfall)[:, None]
-        error = np.sqrt((psi**2) @ mass**2)
-        size = np.abs(got.var) + np.abs(shortfall)
-    np.testing.assert_array_less(np.abs(got.expected_shortfall - shortfall), (eps + 1e-13) * size + 1e-300)
-    # Squares beyond the edge are what is left of all squares: off by their float64 roundings.
-    np.testing.assert_array_less(np.abs(got.std_error - error), (eps + 1e-7 * (tail < 1) + 1e-7) * size + 1e-300)
+    shortfall = got.var + (excess @ mass) / tail
+    psi = excess / tail + (got.var - shortfall)[:, None]
+    error = np.sqrt((psi**2) @ mass**2)
+    size = np.abs(got.var) + np.abs(shortfall) + 1e-300
+    assert (np.abs(got.expected_shortfall - shortfall) <= (eps + 1e-13) * size).all()
+    # The squares of the weights not beyond the edge are those of all less those beyond: off by some float64 roundings
+    # of all, at most one, and the root of that is what the error is off by, times VaR - ES.
+    assert (np.abs(got.std_error - error) <= (eps * error + np.sqrt(8 * np.finfo(float).eps) * size)).all()
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
@@ -128,7 +129,7 @@ def test_machine_code_is_the_pure_function(precision: np.dtype, rng: np.random.G
     np.testing.assert_array_equal(native.var, pure.var)
     broken = ~np.isfinite(pure.expected_shortfall)
     assert broken.any()
-    for one, other in zip(native[:4], pure[:4], strict=True):
+    for one, other in zip(native[1:3], pure[1:3], strict=True):
         np.testing.assert_array_equal(one[broken], other[broken])
     gross = np.abs(book.quantities).sum(axis=1) * np.abs(np.nan_to_num(book.cube, posinf=0)).max()
     off = rounding(precision, SCENARIOS, 2.0) * gross / 0.02
