@@ -62,11 +62,12 @@ def test_gradients_in_quantities_and_cube_are_finite_differences(
 
     by_cube, by_quantity = jax.jit(jax.grad(total, argnums=(0, 1)))(tile.cube, tile.quantities)
     assert np.isfinite(by_cube).all()
-    for argument, gradient in ((0, by_cube), (1, by_quantity)):
-        way = rng.normal(size=gradient.shape)
-        at = [tile.cube, tile.quantities]
-        up, down = ([each + (k == argument) * s * 1e-7 * way for k, each in enumerate(at)] for s in (1, -1))
-        slope = (float(total(*up)) - float(total(*down))) / 2e-7
+    steps = {"cube": rng.normal(size=by_cube.shape), "quantities": rng.normal(size=by_quantity.shape)}
+    for name, gradient in (("cube", by_cube), ("quantities", by_quantity)):
+        way = steps[name]
+        move = [1e-7 * way if each == name else 0 for each in steps]
+        up, down = (total(tile.cube + s * move[0], tile.quantities + s * move[1]) for s in (1, -1))
+        slope = (float(up) - float(down)) / 2e-7
         # Piecewise linear in each: what is left is the rounding of a total of some thousands over the step.
         assert slope == pytest.approx(float(np.vdot(gradient, way)), abs=1e4 * np.finfo(float).eps / 1e-7)
 
@@ -116,14 +117,11 @@ def test_the_edge_is_the_one_that_sorting_finds(
     assert float(got[0]) == twin.value_at_risk(row, mass, tail=tail)
 
 
-@given(row=losses(), mass=weights(), tail=tails())
-def test_the_error_is_that_of_expected_shortfall(
-    precision: np.dtype, row: np.ndarray, mass: np.ndarray, tail: float
-) -> None:
+@given(row=losses(), mass=weights())
+def test_the_error_is_that_of_expected_shortfall(precision: np.dtype, row: np.ndarray, mass: np.ndarray) -> None:
     cells = row[None].astype(precision), mass.astype(precision)
-    got = measure(*cells, tail=tail).std_error[0]
-    wanted = errors(*cells, tail=tail)[0]
-    unit = rounding(precision, SCENARIOS, 2 * float(np.abs(row).max()) / tail)
+    got, wanted = measure(*cells, tail=TAIL).std_error[0], errors(*cells, tail=TAIL)[0]
+    unit = rounding(precision, SCENARIOS, 2 * float(np.abs(row).max()) / TAIL)
     assert abs(float(got) - float(wanted)) <= unit
 
 
