@@ -246,7 +246,7 @@ def hand_written(load: Workload, threads: int) -> Answers:
     accounts, scenarios = len(load.starts) - 1, load.cube.shape[1]
     lane = max(64, slice_length(len(load.cube), load.cube.dtype))
     slices = np.empty((-(-scenarios // lane), len(load.cube), lane), np.float32)
-    fill_slices(slices, load.cube, plan_sweep(scenarios, None, tail=load.tail).order, range(len(slices)))
+    fill_slices(slices, load.cube, plan_sweep(scenarios, None, tail=load.tail).order, range(len(load.cube)))
     width = len(load.ids) // accounts
 
     def tile(part: slice) -> Answers:

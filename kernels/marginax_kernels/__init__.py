@@ -2,9 +2,10 @@
 
 from marginax_kernels.aggregate import accumulate
 from marginax_kernels.black import Greeks, bachelier, black76, option_greeks
-from marginax_kernels.book_tail import BookTail, book_tail, ragged_book_tail
+from marginax_kernels.book_tail import book_tail, ragged_book_tail
 from marginax_kernels.correlation import check_correlation, copula_freedom, ewma_correlation, principal_root
 from marginax_kernels.correlation_map import correlation_map
+from marginax_kernels.cube_tail import BookTail, CubeTail
 from marginax_kernels.draws import (
     copula_draws,
     copula_shocks,
@@ -76,6 +77,7 @@ from marginax_kernels.volatility import (
 
 __all__ = [
     "BookTail",
+    "CubeTail",
     "Greeks",
     "MarginalMap",
     "NativePath",

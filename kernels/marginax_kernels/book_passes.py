@@ -1,10 +1,12 @@
-"""One pass over a book: what is placed on the devices once, and how a piece of the book is answered there.
+"""How tiles of books are answered over one cube: what is placed on the devices once, and the call for a tile.
 
-`PurePass` runs `tile_tail` on any device, `NativePass` the same function in machine code on CPU. Both answer a piece
-with NumPy arrays; venue losses come by blocks of 64 accounts in the order of `order`, or as in the cube for dense ones.
+`PurePass` runs `tile_tail` on any device, `NativePass` the same function in machine code on CPU. Both answer a tile
+with NumPy arrays; the venue's losses come by blocks of 64 accounts, scenarios in the order of `order`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import pairwise
 from math import ceil
 from typing import NamedTuple, Protocol
 
@@ -13,13 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from marginax_kernels.book_tiles import ROW_STEP, Piece, Positions, dense_tile, position_tile
-from marginax_kernels.native_tail import (
-    fill_slices,
-    native_dense_tail,
-    native_tile_tail,
-    plan_sweep,
-    slice_length,
-)
+from marginax_kernels.native_tail import fill_slices, native_tile_tail, plan_sweep, slice_length
 from marginax_kernels.standalone import LEAST_NUMBERS
 from marginax_kernels.tile_tail import TileTail, dense_tile_tail, tile_tail
 
@@ -27,128 +23,110 @@ from marginax_kernels.tile_tail import TileTail, dense_tile_tail, tile_tail
 # more accounts share a sweep of the cube, the less its slices cost.
 PURE_ROWS, GPU_ROWS, NATIVE_ROWS = 128, 2048, 1024
 
-_pure_tile = jax.jit(tile_tail, static_argnames="tail")
-_pure_dense_tile = jax.jit(dense_tile_tail, static_argnames="tail")
+_pure_tile = jax.jit(tile_tail, static_argnames=("tail", "scrambles"))
+_pure_dense_tile = jax.jit(dense_tile_tail, static_argnames=("tail", "scrambles"))
+
+
+class Question(NamedTuple):
+    """What is asked of every account, checked: the cube, masses (None for equal), the tail, scrambles and draws."""
+
+    cube: Float[np.ndarray, "instruments scenarios"]
+    weights: Float[np.ndarray, " scenarios"] | None
+    tail: float
+    scrambles: tuple[int, int]
 
 
 class Answer(NamedTuple):
-    """A piece on the host: figures in the order of `TileTail`, and the venue's losses by blocks of accounts."""
+    """A tile on the host: what is known of each account by name, and the venue's losses by blocks of accounts."""
 
-    figures: tuple[Float[np.ndarray, " rows"], ...]
+    figures: dict[str, np.ndarray]
     venue_loss: Float64[np.ndarray, "blocks scenarios"]
 
 
 class BookPass(Protocol):
-    """How pieces of one book are answered."""
+    """How tiles are answered; `rows` is the fitting number of accounts of one, `least` the fewest."""
 
     rows: int
     least: int
     order: Int[np.ndarray, " scenarios"]
 
-    def answer(self, stream: int, piece: Piece) -> Answer:
-        """The tail of the accounts of a piece, on the device of that stream."""
-
-
-class Book:
-    """The inputs of a pass, checked: what is held, the cube, masses (None for equal), amounts and the tail."""
-
-    def __init__(
-        self,
-        positions: Positions,
-        cube: Float[np.ndarray, "instruments scenarios"],
-        weights: Float[np.ndarray, " scenarios"] | None,
-        amounts: Float[np.ndarray, " accounts"] | None,
-        tail: float,
-    ) -> None:
-        self.positions, self.cube, self.weights, self.amounts, self.tail = positions, cube, weights, amounts, tail
-
-    def limits(self, piece: Piece) -> Float[np.ndarray, " rows"] | None:
-        """Amounts of a piece; rows without an account have one that no loss exceeds."""
-        if self.amounts is None:
-            return None
-        limits = np.full(piece.rows, np.inf, self.cube.dtype)
-        limits[: len(piece.accounts)] = self.amounts[piece.accounts]
-        return limits
-
-    def finite_cube(self) -> Float[np.ndarray, "instruments scenarios"]:
-        """The cube with zero for what is not finite: no dense account holds that."""
-        return np.where(np.isfinite(self.cube), self.cube, 0)
+    def answer(
+        self, stream: int, positions: Positions, piece: Piece, limits: Float[np.ndarray, " rows"] | None
+    ) -> Answer:
+        """The tail of the accounts of a piece, on the device of that stream; `limits` are their amounts."""
 
 
 class PurePass:
     """The pass in JAX, on the CPU or the GPUs of the host."""
 
-    def __init__(self, book: Book, devices: list[jax.Device], *, dense: bool) -> None:
-        scenarios = book.cube.shape[1]
+    def __init__(self, question: Question, devices: list[jax.Device]) -> None:
+        cube = question.cube
         self.rows = PURE_ROWS if devices[0].platform == "cpu" else GPU_ROWS
-        self.least = ROW_STEP * ceil(LEAST_NUMBERS / (scenarios * ROW_STEP))
-        self.order = np.arange(scenarios)
-        self._book = book
-        zero = np.zeros((1, scenarios), book.cube.dtype)
+        self.least = ROW_STEP * ceil(LEAST_NUMBERS / (cube.shape[1] * ROW_STEP))
+        self.order = np.arange(cube.shape[1])
+        self._question, self._devices = question, devices
         with jax.enable_x64(True):
-            self._cubes = _placed(np.concatenate([book.cube, zero]), devices)
-            self._weights = _placed(book.weights, devices)
-            self._finite = _placed(book.finite_cube() if dense else None, devices)
+            self._cubes = _placed(np.concatenate([cube, np.zeros_like(cube[:1], shape=(1, cube.shape[1]))]), devices)
+            self._weights = _placed(question.weights, devices)
 
-    def answer(self, stream: int, piece: Piece) -> Answer:
+    def answer(
+        self, stream: int, positions: Positions, piece: Piece, limits: Float[np.ndarray, " rows"] | None
+    ) -> Answer:
         """See `BookPass`."""
-        book, weights = self._book, self._weights[stream]
+        asked, rows = self._question, len(self._question.cube)
+        static = {"tail": asked.tail, "scrambles": asked.scrambles}
+        beside = (self._weights[stream], limits)
         with jax.enable_x64(True):
-            if not piece.width:
-                held = dense_tile(book.positions, piece, instruments=len(book.cube))
-                found = _pure_dense_tile(self._finite[stream], held, weights, book.limits(piece), tail=book.tail)
-            else:
-                tile = position_tile(book.positions, piece, zero_row=len(book.cube))
-                cube, limits = self._cubes[stream], book.limits(piece)
-                found = _pure_tile(cube, tile.instruments, tile.quantities, weights, limits, tail=book.tail)
-            return _on_host(found)
+            if piece.dense:
+                held = dense_tile(positions, piece, instruments=rows)
+                return _on_host(_pure_dense_tile(self._finite[stream], held, *beside, **static))
+            tile = position_tile(positions, piece, zero_row=rows)
+            return _on_host(_pure_tile(self._cubes[stream], tile.instruments, tile.quantities, *beside, **static))
+
+    @cached_property
+    def _finite(self) -> list[jax.Array | None]:
+        """The cube with zero for what is not finite: no dense account holds that."""
+        cube = self._question.cube
+        return _placed(np.where(np.isfinite(cube), cube, 0), self._devices)
 
 
 class NativePass:
     """The pass in machine code, on the cores of a CPU."""
 
-    def __init__(self, book: Book, devices: list[jax.Device], *, dense: bool) -> None:
-        cube = book.cube if len(book.cube) else np.zeros((1, book.cube.shape[1]), book.cube.dtype)
-        self._scenarios = cube.shape[1]
+    def __init__(self, question: Question, devices: list[jax.Device]) -> None:
+        cube = question.cube if len(question.cube) else np.zeros_like(question.cube, shape=(1, question.cube.shape[1]))
         self.rows, self.least = NATIVE_ROWS, ROW_STEP
-        self._book = book
-        sweep = plan_sweep(self._scenarios, book.weights, tail=book.tail)
+        self._scenarios, self._dtype = cube.shape[1], cube.dtype
+        sweep = plan_sweep(self._scenarios, question.weights, tail=question.tail, scrambles=question.scrambles)
         self.order = sweep.order
         lane = slice_length(len(cube), cube.dtype)
         slices = _aligned((-(-self._scenarios // lane), len(cube), lane), cube.dtype)
-        shares = [range(k, len(slices), len(devices)) for k in range(len(devices))]
+        bounds = np.linspace(0, len(cube), len(devices) + 1).astype(int).tolist()
         with ThreadPoolExecutor(len(devices)) as pool:
-            list(pool.map(lambda which: fill_slices(slices, cube, sweep.order, which), shares))
+            shares = [range(*ends) for ends in pairwise(bounds)]
+            list(pool.map(lambda rows: fill_slices(slices, cube, sweep.order, rows), shares))
         with jax.enable_x64(True):
             self._slices = _placed(slices, devices)
-            self._asked = _placed(sweep.asked, devices)
-            self._weights = _placed(sweep.weights.astype(book.cube.dtype), devices)
-            self._natural = _placed(sweep.natural_weights.astype(book.cube.dtype), devices)
-            self._finite = _placed(book.finite_cube() if dense else None, devices)
+            operands = (sweep.weights.astype(cube.dtype), sweep.asked, sweep.firsts)
+            self._weights, self._asked, self._firsts = (_placed(each, devices) for each in operands)
 
-    def answer(self, stream: int, piece: Piece) -> Answer:
+    def answer(
+        self, stream: int, positions: Positions, piece: Piece, limits: Float[np.ndarray, " rows"] | None
+    ) -> Answer:
         """See `BookPass`."""
-        book, asked = self._book, self._asked[stream]
-        limits = book.limits(piece)
-        amounts = np.zeros(0, book.cube.dtype) if limits is None else limits
+        amounts = np.zeros(0, self._dtype) if limits is None else limits
+        tile = position_tile(positions, piece, zero_row=0)
+        operands = (self._slices[stream], *tile, self._weights[stream], amounts)
         with jax.enable_x64(True):
-            if not piece.width:
-                held = np.where(np.arange(piece.rows) < len(piece.accounts), 0, -1).astype(np.int32)
-                matrix = dense_tile(book.positions, piece, instruments=len(book.cube))
-                weights = self._natural[stream]
-                found = native_dense_tail(self._finite[stream], matrix, held, weights, amounts, asked)
-            else:
-                operands = (self._slices[stream], *position_tile(book.positions, piece, zero_row=0))
-                weights = self._weights[stream]
-                found = native_tile_tail(*operands, weights, amounts, asked, scenarios=self._scenarios)
+            found = native_tile_tail(
+                *operands, self._asked[stream], self._firsts[stream], scenarios=self._scenarios, dense=piece.dense
+            )
             return _on_host(found)
 
 
 def _on_host(found: TileTail) -> Answer:
-    var, shortfall, error, exceedance, venue = found
-    if exceedance is None or venue is None:
-        return Answer(tuple(np.asarray(each) for each in (var, shortfall, error)), np.zeros((0, 0)))
-    return Answer(tuple(np.asarray(each) for each in (var, shortfall, error, exceedance)), np.asarray(venue))
+    figures = {name: np.asarray(figure) for name, figure in found._asdict().items() if figure is not None}
+    return Answer(figures, figures.pop("venue_loss", np.zeros((0, 0))))
 
 
 def _placed(array: np.ndarray | None, devices: list[jax.Device]) -> list[jax.Array | None]:

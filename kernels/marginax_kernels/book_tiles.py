@@ -30,29 +30,15 @@ class Positions(NamedTuple):
         return np.diff(self.starts)
 
 
-def live_positions(
-    instrument_ids: Int[np.ndarray, "accounts positions"],
-    quantities: Float[np.ndarray, "accounts positions"],
-    dtype: np.dtype,
-) -> Positions:
-    """What is held: neither padding (id -1) nor a quantity of zero; what is beyond `dtype` becomes infinite."""
-    return _kept(np.arange(len(instrument_ids) + 1) * instrument_ids.shape[1], instrument_ids, quantities, dtype)
-
-
 def live_entries(
     starts: Int[np.ndarray, " accounts_and_one"],
     instrument_ids: Int[np.ndarray, " entries"],
     quantities: Float[np.ndarray, " entries"],
     dtype: np.dtype,
 ) -> Positions:
-    """As `live_positions`, of entries that stand row after row."""
-    return _kept(starts, instrument_ids, quantities, dtype)
-
-
-def _kept(starts: np.ndarray, instrument_ids: np.ndarray, quantities: np.ndarray, dtype: np.dtype) -> Positions:
+    """What is held: neither padding (id -1) nor a quantity of zero; what is beyond `dtype` becomes infinite."""
     with np.errstate(over="ignore"):
-        amounts = quantities.astype(dtype, copy=False).ravel()
-    instruments = instrument_ids.ravel()
+        amounts, instruments = quantities.astype(dtype, copy=False), instrument_ids
     live: Bool[np.ndarray, " entries"] = (instruments >= 0) & (amounts != 0)
     if not live.all():
         before = np.concatenate([[0], np.cumsum(live)])
@@ -61,11 +47,12 @@ def _kept(starts: np.ndarray, instrument_ids: np.ndarray, quantities: np.ndarray
 
 
 class Piece(NamedTuple):
-    """Accounts of one tile, and the shape they are padded to; `width` 0 is the dense way."""
+    """Accounts of one tile, the shape they are padded to, and whether they go the dense way."""
 
     accounts: Int64[np.ndarray, " accounts"]
     rows: int
     width: int
+    dense: bool
 
 
 def cut(
@@ -76,19 +63,19 @@ def cut(
     streams: int,
     least: int,
 ) -> Iterator[Piece]:
-    """Pieces over all accounts, dense ones first and then from wide to narrow, so that streams end together.
+    """Pieces over all accounts, from wide to narrow, so that streams end together.
 
     `rows` is the most a tile may have, halved while a width has less than two tiles for each stream; never fewer than
     `least`. A dense tile always has `least` rows.
     """
-    widths = np.where(dense, 0, 2 ** np.ceil(np.log2(np.maximum(counts, 2))).astype(np.int64))
-    for width in [0, *sorted(set(widths[widths > 0].tolist()), reverse=True)]:
-        members = np.flatnonzero(widths == width)
-        most = max(least, min(rows, ENTRIES // width // ROW_STEP * ROW_STEP)) if width else least
+    shapes = 2 * np.ceil(np.log2(np.maximum(counts, 2))).astype(np.int64) + dense
+    for shape in np.flatnonzero(np.bincount(shapes))[::-1].tolist():
+        members, width, is_dense = np.flatnonzero(shapes == shape), 2 ** (shape // 2), bool(shape % 2)
+        most = least if is_dense else max(least, min(rows, ENTRIES // width // ROW_STEP * ROW_STEP))
         while most // 2 >= max(least, 4 * ROW_STEP) and len(members) < 2 * streams * most:
             most = most // 2 // ROW_STEP * ROW_STEP
         for first in range(0, len(members), most):
-            yield Piece(members[first : first + most], most, width)
+            yield Piece(members[first : first + most], most, width, is_dense)
 
 
 class PositionTile(NamedTuple):
@@ -103,7 +90,7 @@ class PositionTile(NamedTuple):
 
 
 def position_tile(positions: Positions, piece: Piece, *, zero_row: int) -> PositionTile:
-    """The arrays of a piece that is not dense."""
+    """The arrays of a piece, position by position."""
     held = np.full(piece.rows, -1, np.int32)
     instruments = np.full((piece.rows, piece.width), zero_row, np.int32)
     quantities = np.zeros((piece.rows, piece.width), positions.quantities.dtype)

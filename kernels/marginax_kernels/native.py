@@ -1,4 +1,4 @@
-"""Machine code for this processor: compiled once from the source beside this file, kept in the user's cache.
+"""Machine code for this processor: compiled once from the sources in `machine/`, kept in the user's cache.
 
 Nothing depends on it: where there is no compiler, or MARGINAX_NATIVE is 0, `book_tail` runs the same function in pure
 JAX. The library lies in `$XDG_CACHE_HOME/marginax/native` (`~/.cache` where that is not set) under a name made of the
@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 import jax
 
-SOURCE = "book_tail.cc"
+SOURCES = ("book_tail.cc", "sweep.h", "product.h", "answer.h", "selection.h", "scratch.h", "vectors.h")
 COMPILERS = ("g++", "clang++")
 # Products are fused with sums, as XLA fuses them; no flag that would let NaN or infinity be something else.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-DNDEBUG", "-fPIC", "-shared")
-TARGETS = tuple(f"marginax_{kind}_{real}" for kind in ("positions", "losses") for real in ("f32", "f64"))
-# Compiling takes ten seconds on a slow machine; a compiler that hangs must not hang a venue.
+TARGETS = ("marginax_book_tail_f32", "marginax_book_tail_f64")
+# Compiling takes fifteen seconds on a slow machine; a compiler that hangs must not hang a venue.
 PATIENCE = 300
 
 
@@ -85,13 +85,13 @@ def _compiler() -> _Compiler:
 
 def _library(compiler: _Compiler) -> Path:
     """The compiled library, from the cache if it is there."""
-    source = files("marginax_kernels").joinpath(SOURCE).read_bytes()
-    parts = (source, compiler.version, " ".join(FLAGS), _processor(), version("jax"), version("jaxlib"))
-    key = hashlib.sha256(b"\0".join(part if isinstance(part, bytes) else part.encode() for part in parts)).hexdigest()
-    folder = _folder()
-    library = folder / f"book_tail-{key[:24]}.so"
+    folder = files("marginax_kernels").joinpath("machine")
+    sources = {name: folder.joinpath(name).read_bytes() for name in SOURCES}
+    facts = (compiler.version, " ".join(FLAGS), _processor(), version("jax"), version("jaxlib"))
+    key = hashlib.sha256(b"\0".join([*sources.values(), *(fact.encode() for fact in facts)])).hexdigest()
+    library = _folder() / f"book_tail-{key[:24]}.so"
     if not library.exists():
-        _compile(compiler, source, library)
+        _compile(compiler, sources, library)
     return library
 
 
@@ -109,19 +109,28 @@ def _folder() -> Path:
     return folder
 
 
-def _compile(compiler: _Compiler, source: bytes, library: Path) -> None:
+def _compile(compiler: _Compiler, sources: dict[str, bytes], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="compiling-") as place:
-        code, out = Path(place) / SOURCE, Path(place) / library.name
-        code.write_bytes(source)
+        out = Path(place) / library.name
+        for name, source in sources.items():
+            (Path(place) / name).write_bytes(source)
         # Headers of XLA as the system's: their warnings are not ours.
-        words = [compiler.path, *FLAGS, "-isystem", jax.ffi.include_dir(), str(code), "-o", str(out)]
+        words = [
+            compiler.path,
+            *FLAGS,
+            "-isystem",
+            jax.ffi.include_dir(),
+            str(Path(place) / SOURCES[0]),
+            "-o",
+            str(out),
+        ]
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
         except subprocess.TimeoutExpired as error:
             raise _Unavailable(f"{compiler.name} took longer than {PATIENCE} seconds") from error
         if done.returncode or not out.exists():
             lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise _Unavailable(f"{compiler.name} could not compile {SOURCE}: {lines[-1]}")
+            raise _Unavailable(f"{compiler.name} could not compile {SOURCES[0]}: {lines[-1]}")
         os.replace(out, library)
 
 

@@ -1,4 +1,4 @@
-"""The tail of one tile of accounts in machine code (`book_tail.cc`): what it needs once per book, and its calls.
+"""The tail of one tile of accounts in machine code (`machine/book_tail.cc`): what it needs once per cube, and its call.
 
 Conventions: scenarios stand in the order in which they are visited. Blocks of 64 follow each other in strides, so that
 a set sorted by severity looks like any other to the running bound; what is left of a whole block comes last. The order
@@ -13,9 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int32
 
-from marginax_kernels.tile_tail import VENUE_BLOCK, TileTail, dense_pnl, mass_grid, scenarios_needed
+from marginax_kernels.tail import student_widths
+from marginax_kernels.tile_tail import VENUE_BLOCK, TileTail, mass_grid, scenarios_needed
 
 # Scenarios that are summed at a time; slices are made of whole halves of them.
 BLOCK = 64
@@ -23,38 +24,52 @@ BLOCK = 64
 SLICE_BYTES = 2**17
 # Scenarios of a slice at most: longer runs of a row gain nothing.
 LONGEST_LANE = 512
+# Numbers of the cube that are put in order at a time: they stay in a cache (`fill_slices`).
+FILLED = 2**17
 
 
 class Sweep(NamedTuple):
-    """What machine code is asked for: candidates' room and masses in `asked`, weights as visited (empty for equal)."""
+    """What machine code is asked: the order of visits and where its blocks begin, the numbers of `asked`, and weights.
+
+    `weights` are in the order of visits, and empty where all are equal.
+    """
 
     order: Int[np.ndarray, " scenarios"]
-    asked: Float[np.ndarray, " five"]
+    firsts: Int32[np.ndarray, " blocks"]
+    asked: Float[np.ndarray, " numbers"]
     weights: Float[np.ndarray, " padded"]
-    natural_weights: Float[np.ndarray, " padded"]
 
 
-def plan_sweep(scenarios: int, weights: Float[np.ndarray, " scenarios"] | None, *, tail: float) -> Sweep:
+def plan_sweep(
+    scenarios: int,
+    weights: Float[np.ndarray, " scenarios"] | None,
+    *,
+    tail: float,
+    scrambles: tuple[int, int] = (0, 0),
+) -> Sweep:
     """The order of visits, and how many candidates of an account have room.
 
     Room is for two and a half times the fewest scenarios that any tail can need: those of least weight. The factor is
     the fastest of 1.5 to 10 at 1 % of 10,240 equal and of 2,048 stretched weights, by a little.
     """
     order = visiting_order(scenarios)
+    wide = np.full(scenarios, 1 / scenarios) if weights is None else weights.astype(np.float64)
     if weights is None:
         most = scenarios_needed(scenarios, tail=tail)
-        needed, grid, squares, empty = float(most), 1.0, 1 / scenarios, np.zeros(0)
-        masses, natural = empty, empty
+        needed, grid, squares, masses = float(most), 1.0, 1 / scenarios, np.zeros(0)
     else:
         on_grid = mass_grid(scenarios, tail=tail)
         needed, grid = float(on_grid.needed), 2.0**on_grid.bits
-        wide = weights.astype(np.float64)
         squares = float(np.sum(wide**2))
         most = 1 + int(np.searchsorted(np.cumsum(np.sort(np.floor(wide * grid))), needed))
-        padding = np.zeros(-scenarios % BLOCK, weights.dtype)
-        masses, natural = np.concatenate([weights[order], padding]), np.concatenate([weights, padding])
+        masses = np.concatenate([weights[order], np.zeros(-scenarios % BLOCK, weights.dtype)])
     room = min(_blocks(5 * most // 2) + BLOCK, _blocks(scenarios) + BLOCK)
-    return Sweep(order, np.array([needed, tail, grid, squares, room]), masses, natural)
+    asked = np.array([needed, tail, grid, squares, room])
+    blocks, draws = scrambles
+    if blocks:
+        shares = wide[:draws].reshape(blocks, -1).sum(axis=1)
+        asked = np.concatenate([asked, [draws], student_widths(blocks), shares])
+    return Sweep(order, order[::BLOCK].astype(np.int32), asked, masses)
 
 
 def visiting_order(scenarios: int) -> Int[np.ndarray, " scenarios"]:
@@ -77,23 +92,26 @@ def fill_slices(
     slices: Float[np.ndarray, "slices rows lane"],
     cube: Float[np.ndarray, "rows scenarios"],
     order: Int[np.ndarray, " scenarios"],
-    which: range,
+    rows: range,
 ) -> None:
-    """Copy some slices of the cube, scenarios as visited; what lies behind the last one is zero. Several may run."""
-    half, lane = BLOCK // 2, slices.shape[2]
-    whole = cube.shape[1] // half
-    runs = cube[:, : whole * half].reshape(len(cube), whole, half)
-    for number in which:
-        visited = order[number * lane : (number + 1) * lane]
-        full = len(visited) // half
-        slices[number, :, : full * half].reshape(len(cube), full, half)[...] = runs[
-            :, visited[: full * half : half] // half
-        ]
-        slices[number, :, full * half : len(visited)] = cube[:, visited[full * half :]]
-        slices[number, :, len(visited) :] = 0
+    """Copy some rows of the cube into slices, scenarios as visited; what lies behind the last is zero. Several may run.
+
+    A few rows at a time are put in order and then spread over all slices: half the time of slice after slice.
+    """
+    scenarios, (count, _, lane) = cube.shape[1], slices.shape
+    whole = scenarios // BLOCK * BLOCK
+    blocks = order[:whole:BLOCK] // BLOCK
+    step = max(8, FILLED // scenarios)
+    for first in range(rows.start, rows.stop, step):
+        some = slice(first, min(first + step, rows.stop))
+        visited = np.zeros((some.stop - first, count * lane), cube.dtype)
+        runs = cube[some, :whole].reshape(len(visited), len(blocks), BLOCK)
+        visited[:, :whole].reshape(runs.shape)[...] = runs[:, blocks]
+        visited[:, whole:scenarios] = cube[some, whole:]
+        slices[:, some] = visited.reshape(len(visited), count, lane).swapaxes(0, 1)
 
 
-@partial(jax.jit, static_argnames="scenarios")
+@partial(jax.jit, static_argnames=("scenarios", "dense"))
 def native_tile_tail(
     slices: Float[Array, "slices rows lane"],
     held: Int[Array, " accounts"],
@@ -101,44 +119,32 @@ def native_tile_tail(
     quantities: Float[Array, "accounts width"],
     weights: Float[Array, " padded"],
     amounts: Float[Array, " accounts"],
-    asked: Float[Array, " five"],
+    asked: Float[Array, " numbers"],
+    firsts: Int[Array, " blocks"],
     *,
     scenarios: int,
+    dense: bool,
 ) -> TileTail:
-    """`tile_tail` in machine code; `amounts` empty for none. Rows with `held` -1 have NaN.
+    """`tile_tail` in machine code, or `dense_tile_tail` of the same positions; `amounts` empty for none.
 
+    Rows with `held` -1 have NaN. Dense accounts are summed in the order of the cube; they must hold finite rows.
     Needs 64-bit types enabled. Gradient: none.
     """
-    operands = (slices, held, instruments, quantities, weights, amounts, asked)
-    return _call("positions", operands, (len(held), scenarios), amounts, scenarios=np.int64(scenarios))
-
-
-@jax.jit
-def native_dense_tail(
-    cube: Float[Array, "instruments scenarios"],
-    positions: Float[Array, "accounts instruments"],
-    held: Int[Array, " accounts"],
-    weights: Float[Array, " padded"],
-    amounts: Float[Array, " accounts"],
-    asked: Float[Array, " five"],
-) -> TileTail:
-    """`dense_tile_tail` with the product by XLA and the tail in machine code; scenarios stand as in the cube."""
-    losses = -dense_pnl(cube, positions)
-    return _call("losses", (losses, held, weights, amounts, asked), (len(held), cube.shape[1]), amounts)
-
-
-def _call(
-    kind: str, operands: tuple[Array, ...], shape: tuple[int, int], amounts: Array, **attributes: np.int64
-) -> TileTail:
-    dtype = amounts.dtype
-    accounts, scenarios = shape
+    dtype, accounts = amounts.dtype, len(held)
     figure = jax.ShapeDtypeStruct((accounts,), dtype)
-    blocks = -(-accounts // VENUE_BLOCK) if amounts.size else 0
-    venue = jax.ShapeDtypeStruct((blocks, _blocks(scenarios)), jnp.float64)
-    target = f"marginax_{kind}_f{8 * dtype.itemsize}"
-    answers = jax.ffi.ffi_call(target, (figure, figure, figure, figure, venue))(*operands, **attributes)
-    var, shortfall, error, exceedance, beyond = answers
-    return TileTail(var, shortfall, error, *((exceedance, beyond) if amounts.size else (None, None)))
+    asks = amounts.size > 0
+    blocks = -(-accounts // VENUE_BLOCK) if asks else 0
+    results = (
+        *(figure,) * 4,
+        jax.ShapeDtypeStruct((accounts,), jnp.int32),
+        jax.ShapeDtypeStruct((blocks, _blocks(scenarios)), jnp.float64),
+    )
+    call = jax.ffi.ffi_call(f"marginax_book_tail_f{8 * dtype.itemsize}", results)
+    operands = (slices, held, instruments, quantities, weights, amounts, asked, firsts)
+    var, shortfall, error, exceedance, worst, beyond = call(
+        *operands, scenarios=np.int64(scenarios), dense=np.int64(dense)
+    )
+    return TileTail(var, shortfall, error, exceedance if asks else None, beyond if asks else None, worst)
 
 
 def _blocks(scenarios: int) -> int:

@@ -15,7 +15,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from marginax_kernels.aggregate import accumulate
-from marginax_kernels.tail import RELATIVE_SLACK, exceedance_probability, shortfall_beyond, value_at_risk
+from marginax_kernels.tail import (
+    RELATIVE_SLACK,
+    exceedance_probability,
+    first_worst,
+    scramble_error_beyond,
+    shortfall_beyond,
+    value_at_risk,
+)
 
 # Accounts whose losses beyond their amounts are summed before all sums are added: fixed, so that no tile shows.
 VENUE_BLOCK = 64
@@ -32,6 +39,7 @@ class TileTail(NamedTuple):
     std_error: Float[Array, " accounts"]
     exceedance: Float[Array, " accounts"] | None
     venue_loss: Float[Array, "blocks scenarios"] | None
+    worst_scenario: Int[Array, " accounts"]
 
 
 class MassGrid(NamedTuple):
@@ -69,17 +77,20 @@ def tile_tail(
     amounts: Float[Array, " accounts"] | None = None,
     *,
     tail: float,
+    scrambles: tuple[int, int] = (0, 0),
 ) -> TileTail:
     """Value at risk, expected shortfall and its error of each account's loss; with `amounts` also what is beyond them.
 
     Units: quantities in contracts, the cube in currency per contract, amounts in currency; `tail` in (0, 1]. `weights`
-    None are equal ones. `width` is a power of two, at least 2; padding points at the last row of the cube, all zero.
+    None are equal ones. `scrambles` are how many there are and the draws they hold, for an error as in
+    `expected_shortfall_scramble_error`; without them scenarios are independent draws. `width` is a power of two, at
+    least 2; padding points at the last row of the cube, all zero.
 
     Gradient: of expected shortfall and value at risk exact in quantities and cube (tail weights, and the scenario on
     the edge); the other answers carry none. Source: see `tail`.
     """
     pnl = accumulate(jnp.asarray(cube), jnp.asarray(rows), jnp.asarray(quantities))
-    return losses_tail(-pnl, weights, amounts, tail=tail)
+    return losses_tail(-pnl, weights, amounts, tail=tail, scrambles=scrambles)
 
 
 def dense_tile_tail(
@@ -89,12 +100,13 @@ def dense_tile_tail(
     amounts: Float[Array, " accounts"] | None = None,
     *,
     tail: float,
+    scrambles: tuple[int, int] = (0, 0),
 ) -> TileTail:
     """As `tile_tail` for accounts in so many instruments that a product of matrices is the faster sum.
 
     Products are full ones, never TF32. The cube must be finite: zero times NaN is NaN. Gradient: as `tile_tail`.
     """
-    return losses_tail(-dense_pnl(cube, positions), weights, amounts, tail=tail)
+    return losses_tail(-dense_pnl(cube, positions), weights, amounts, tail=tail, scrambles=scrambles)
 
 
 def dense_pnl(
@@ -110,6 +122,7 @@ def losses_tail(
     amounts: Float[Array, " accounts"] | None = None,
     *,
     tail: float,
+    scrambles: tuple[int, int] = (0, 0),
 ) -> TileTail:
     """As `tile_tail`, of losses that are known. Cost: the passes of `value_at_risk`, and about six more."""
     scenarios = losses.shape[-1]
@@ -118,15 +131,21 @@ def losses_tail(
         weights = jnp.full(scenarios, 1 / scenarios, losses.dtype)
     edge = exact_value_at_risk(losses, masses, tail=tail)
     mean = shortfall_beyond(losses, weights, edge, tail=tail)
-    influence = jnp.maximum(losses - edge[:, None], 0) / tail + (edge - mean)[:, None]
-    error = jnp.sqrt(jnp.sum((weights * influence) ** 2, axis=-1))
-    error = lax.stop_gradient(error)
+    error = lax.stop_gradient(_error(losses, weights, edge, mean, tail, scrambles))
+    worst = jnp.where(jnp.isnan(edge), -1, first_worst(losses))
     if amounts is None:
-        return TileTail(edge, mean, error, None, None)
+        return TileTail(edge, mean, error, None, None, worst)
     losses, amounts = lax.stop_gradient((losses, amounts))
     unknown = jnp.isnan(edge) | jnp.isnan(amounts)
     exceedance = jnp.where(unknown, jnp.nan, exceedance_probability(losses, weights, amounts))
-    return TileTail(edge, mean, error, exceedance, _beyond(losses, amounts))
+    return TileTail(edge, mean, error, exceedance, _beyond(losses, amounts), worst)
+
+
+def _error(losses: Array, weights: Array, edge: Array, mean: Array, tail: float, scrambles: tuple[int, int]) -> Array:
+    if scrambles[0]:
+        return scramble_error_beyond(losses, weights, edge, tail=tail, scrambles=scrambles[0], draws=scrambles[1])
+    influence = jnp.maximum(losses - edge[:, None], 0) / tail + (edge - mean)[:, None]
+    return jnp.sqrt(jnp.sum((weights * influence) ** 2, axis=-1))
 
 
 def exact_value_at_risk(

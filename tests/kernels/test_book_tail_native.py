@@ -213,6 +213,10 @@ def test_calls_from_many_threads_give_the_same_bits(rng: np.random.Generator) ->
         assert_same_bits(call.result(), alone)
 
 
+SWEEP = plan_sweep(100, None, tail=0.01)
+GOOD = SWEEP.asked
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -225,6 +229,11 @@ def test_calls_from_many_threads_give_the_same_bits(rng: np.random.Generator) ->
         ({"slices": np.ones((4, 9, 48), np.float32)}, "do not hold the scenarios"),
         ({"weights": np.ones(100, np.float32)}, "weights end inside a block"),
         ({"asked": np.ones(4)}, "five numbers"),
+        ({"asked": np.ones(40)}, "five numbers"),
+        ({"asked": np.concatenate([GOOD, [101], np.zeros(65), np.ones(2)])}, "scrambles do not fit"),
+        ({"asked": np.concatenate([GOOD, [9], np.zeros(65), np.ones(2)])}, "scrambles do not fit"),
+        ({"asked": np.concatenate([GOOD, [np.nan], np.zeros(65), np.ones(2)])}, "scrambles do not fit"),
+        ({"firsts": np.zeros(1, np.int32)}, "begin nowhere"),
         ({"asked": np.array([3, 0.01, 1, 0.1, 1e18])}, "no room"),
         ({"asked": np.array([3, 0.01, 1, 0.1, np.nan])}, "no room"),
     ],
@@ -237,7 +246,8 @@ def test_operands_that_do_not_fit_are_refused_before_anything_is_read(change: di
         "quantities": np.ones((64, 4), np.float32),
         "weights": np.zeros(0, np.float32),
         "amounts": np.zeros(0, np.float32),
-        "asked": plan_sweep(100, None, tail=0.01).asked,
+        "asked": GOOD,
+        "firsts": SWEEP.firsts,
     }
     with jax.enable_x64(True), pytest.raises(jax.errors.JaxRuntimeError, match=said):
-        jax.block_until_ready(native_tile_tail(**{**operands, **change}, scenarios=100))
+        jax.block_until_ready(native_tile_tail(**{**operands, **change}, scenarios=100, dense=False))

@@ -122,8 +122,9 @@ def test_a_folder_that_others_may_write_in_is_not_trusted(place: Path) -> None:
 
 
 def test_the_source_travels_with_the_package() -> None:
-    source = Path(native.__file__).with_name(native.SOURCE)
-    assert "marginax_positions_f32" in source.read_text()
+    folder = Path(native.__file__).with_name("machine")
+    assert {path.name for path in folder.iterdir()} == set(native.SOURCES)
+    assert all(target in (folder / native.SOURCES[0]).read_text() for target in native.TARGETS)
 
 
 FORK = """

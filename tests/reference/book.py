@@ -18,6 +18,7 @@ class Answers(NamedTuple):
     std_error: np.ndarray
     exceedance: np.ndarray
     venue_loss: np.ndarray
+    worst_scenario: np.ndarray
 
 
 def losses(instrument_ids: np.ndarray, quantities: np.ndarray, cube: np.ndarray) -> np.ndarray:
@@ -54,4 +55,5 @@ def book_tail(
         np.array([twin.expected_shortfall_error(row, mass, tail=tail) for row in book]),
         np.array([twin.exceedance_probability(row, mass, amount) for row, amount in zip(book, amounts, strict=True)]),
         np.where(np.isfinite(beyond), beyond, 0).sum(axis=0),
+        book.argmax(axis=1),
     )
