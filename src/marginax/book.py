@@ -35,6 +35,24 @@ class Entries:
         """The account of each entry."""
         return np.repeat(np.arange(len(self.starts) - 1), self.counts)
 
+    def taken(self, accounts: Int64[np.ndarray, " some"]) -> "Entries":
+        """The entries of some accounts, in that order."""
+        counts = self.counts[accounts]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        entry = np.arange(starts[-1]) + np.repeat(self.starts[accounts] - starts[:-1], counts)
+        return Entries(starts, self.columns[entry], self.amounts[entry])
+
+    def beside(self, other: "Entries") -> "Entries":
+        """Of each account these entries, and those of another set behind them."""
+        starts = self.starts + other.starts
+        own = np.arange(len(self.columns)) + other.starts[self.owners]
+        others = np.arange(len(other.columns)) + self.starts[other.owners + 1]
+        columns = np.empty(starts[-1], self.columns.dtype)
+        amounts = np.empty(starts[-1], self.amounts.dtype)
+        columns[own], columns[others] = self.columns, other.columns
+        amounts[own], amounts[others] = self.amounts, other.amounts
+        return Entries(starts, columns, amounts)
+
 
 @dataclass(frozen=True)
 class Book:

@@ -323,8 +323,15 @@ class Collateral(Section):
 
 
 class Engine(Section):
-    """How the book is cut and placed; no key here changes a result by one bit but `precision`."""
+    """How the book is cut and placed; no key here changes a result by one bit but `precision` and `dense_width`."""
 
     precision: Literal["float32", "float64"] = Field("float32", description="of the cube and its products")
-    tile_rows: int = Field(128, ge=64, le=1_024, multiple_of=64, description="accounts in one tile, a multiple of 64")
+    tile_rows: int = Field(
+        0, ge=0, le=4_096, multiple_of=64, description="accounts in one tile, a multiple of 64; 0 is as many as fit"
+    )
+    dense_width: int = Field(
+        128,
+        ge=1,
+        description="positions from which on an account is summed as a product of matrices, if in a third of all rows",
+    )
     streams: int = Field(0, ge=0, le=1_024, description="tiles under way at once; 0 is one for each core or GPU")

@@ -20,6 +20,7 @@ from marginax.data_quality import data_notes
 from marginax.engine.compilation import WIDE_VECTORS, persistent_cache
 from marginax.engine.figures import Figures
 from marginax.engine.result import Result
+from marginax.engine.tail_pass import TailPass, kernel
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import Exposures, expose
 from marginax.history import FactorHistory
@@ -109,7 +110,7 @@ def margined(
     notes = data_notes(matched)
     statuses = account_statuses(matched, exposures, history, stale_after_days=model.settings.scenarios.stale_after_days)
     clock["prepared"] = perf_counter()
-    tiles = TilePass(model, prepared, exposures, settings)
+    tiles = (TilePass if model.asked_tails is None else TailPass)(model, prepared, exposures, settings)
     figures = Figures.empty(len(matched.book), len(labels), model.part_names)
     able = np.flatnonzero(~statuses.excepted)
     tiles.compile(able)
@@ -126,7 +127,8 @@ def margined(
         matched=matched,
         exposures=exposures,
         model=model.name,
-        settings=model.settings,
+        settings=model.settings.model_copy(update={"engine": settings}),
+        kernel=kernel(model),
         seed=known.seed,
         figures=figures,
         statuses=statuses,

@@ -67,6 +67,7 @@ class Result:
         notes: Mapping[str, Any],
         attribute: Attribute,
         clock: dict[str, float],
+        kernel: str,
     ) -> "Result":
         """The tables and the manifest from what a run computed."""
         margins = margins_table(matched, exposures, model, figures, statuses, scenarios)
@@ -78,6 +79,7 @@ class Result:
         manifest: dict[str, Any] = {
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "device": f"{jax.local_devices()[0].device_kind} x {jax.local_device_count()}",
+            "kernel": kernel,
             "platform": f"{platform.system()} {platform.machine()}",
             "model": model,
             "seed": seed,

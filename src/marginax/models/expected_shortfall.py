@@ -7,10 +7,11 @@ unless said otherwise.
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from marginax.config import Config
-from marginax.models.protocol import Tile
+from marginax.models.protocol import Margin, Tails, Tile
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, shares_by
 from marginax_kernels import (
@@ -47,6 +48,24 @@ class ExpectedShortfall(ScenarioModel):
         else:
             error = jnp.full_like(var, jnp.nan)
         return Charges(core, charge, var, shortfall, error)
+
+    @property
+    def asked_tails(self) -> tuple[float, ...] | None:
+        """Its two tails; what inherits from this model charges more, and sees losses."""
+        return tuple(dict.fromkeys((self.tail, self.charge_tail))) if type(self) is ExpectedShortfall else None
+
+    def margin_of(self, prepared: ScenarioPrepared, tails: Tails) -> Margin:
+        """The same requirement and figures from the tails of what accounts hold."""
+        figures, charged = tails.joint[self.tail], tails.joint[self.charge_tail]
+        tells = self.independent or self.scrambles[0]
+        error = figures.std_error if tells else np.full_like(figures.var, np.nan)
+        alone, joint = tails.alone[self.charge_tail], charged.expected_shortfall
+        charges = Charges(alone, joint, figures.var, figures.expected_shortfall, error)
+        held = tails.collateral
+        with np.errstate(all="ignore"):  # what is beyond float64 becomes infinite, and its holder `numerical`
+            costs = np.asarray(prepared.haircuts)[held.columns] * np.maximum(held.amounts, 0)
+            haircut = np.bincount(held.owners, costs, minlength=len(alone))
+            return self.requirement(charges, tails.has_positions, haircut, figures.exceedance, figures.worst_scenario)
 
     def shares(self, prepared: ScenarioPrepared, tile: Tile) -> tuple[Array, Array]:
         """The tail mean of each position's own loss: shares of an expected shortfall sum to it."""

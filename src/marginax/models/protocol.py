@@ -7,11 +7,12 @@ written.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from marginax.book import Entries
 from marginax.config import Config
 from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.history import FactorHistory
@@ -22,6 +23,7 @@ from marginax.models.runs import Runs
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.filtering import FactorArrays
 from marginax.scenarios.sets import ScenarioSet
+from marginax_kernels import BookTail
 
 
 class Parts(eqx.Module):
@@ -54,7 +56,7 @@ class Totals(eqx.Module):
     `uncovered` is the loss beyond equity per scenario: what the venue would be left with.
     """
 
-    uncovered: Float[Array, "blocks scenarios"]
+    uncovered: Float[Any, "blocks scenarios"]
 
 
 class Dense(eqx.Module):
@@ -80,6 +82,19 @@ class Tile(eqx.Module):
     equity: Float[Any, " accounts"]
     runs: Runs
     dense: Dense | None = None
+
+
+class Tails(NamedTuple):
+    """Tails of what accounts hold, in place of their losses: NumPy arrays by account, at each of `asked_tails`.
+
+    `joint` is of positions and collateral together, with the account's equity as its amount; `alone` is the expected
+    shortfall of the positions; `collateral` the assets that move, in rows of the cube.
+    """
+
+    joint: Mapping[float, BookTail]
+    alone: Mapping[float, Float[Any, " accounts"]]
+    has_positions: Bool[Any, " accounts"]
+    collateral: Entries
 
 
 class Prepared(eqx.Module):
@@ -157,6 +172,18 @@ class MarginModel(eqx.Module):
     @abstractmethod
     def margin(self, prepared: Any, tile: Tile) -> tuple[Margin, Totals]:
         """Margins of the accounts of a tile, and sums over them; traceable, row by row."""
+
+    @property
+    def asked_tails(self) -> tuple[float, ...] | None:
+        """The tails that `margin_of` makes margins of, so that no loss need be stored; None where `margin` sees losses.
+
+        A subclass that changes what is charged must say None, or have a `margin_of` that charges the same.
+        """
+        return None
+
+    def margin_of(self, prepared: Any, tails: Tails) -> Margin:
+        """`margin` from the tails of what accounts hold, on the host; asked only where `asked_tails` names any."""
+        raise NotImplementedError(f"`{self.name}` asks for no tails")
 
     @abstractmethod
     def attribute(self, prepared: Any, tile: Tile) -> Parts:

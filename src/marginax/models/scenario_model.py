@@ -58,11 +58,11 @@ class ScenarioDraws(eqx.Module):
 class Charges(NamedTuple):
     """Of each account: the charge of its positions alone and of all it holds, and the figures of the joint loss."""
 
-    core: Float[Array, " accounts"]
-    joint: Float[Array, " accounts"]
-    var: Float[Array, " accounts"]
-    shortfall: Float[Array, " accounts"]
-    std_error: Float[Array, " accounts"]
+    core: Float[Any, " accounts"]
+    joint: Float[Any, " accounts"]
+    var: Float[Any, " accounts"]
+    shortfall: Float[Any, " accounts"]
+    std_error: Float[Any, " accounts"]
 
 
 class ScenarioModel(MarginModel):
@@ -251,22 +251,31 @@ class ScenarioModel(MarginModel):
         positions, joint = tile_losses(prepared, tile)
         weights = prepared.weights
         charges = self.charges(prepared, tile, positions, joint, fitted)
-        has = owes(tile)
-        core = jnp.where(has, charges.core, 0)
-        collateral = jnp.where(has, charges.joint, 0) - core
-        haircut = jnp.where(has, held_amounts(prepared.haircuts, tile), 0)
-        floor = jnp.maximum(0, -(core + collateral))
-        ratio = jnp.asarray(self.maintenance_ratio, charges.var.dtype)
-        margin = Margin(
+        haircut = held_amounts(prepared.haircuts, tile)
+        score = exceedance_probability(joint, weights, tile.equity)
+        margin = self.requirement(charges, owes(tile), haircut, score, first_worst(joint))
+        return margin, Totals(uncovered(joint, tile.equity))
+
+    def requirement(self, charges: Charges, has: Any, haircut: Any, score: Any, worst: Any) -> Margin:
+        """The four parts from the charges, who has positions, and what liquidation costs; of NumPy arrays or of JAX's.
+
+        `score` and `worst` are the probability of a loss beyond equity and the worst scenario.
+        """
+        array = charges.core.__array_namespace__()
+        core = array.where(has, charges.core, 0)
+        collateral = array.where(has, charges.joint, 0) - core
+        haircut = array.where(has, haircut, 0)
+        floor = array.maximum(0, -(core + collateral))
+        ratio = array.asarray(self.maintenance_ratio, dtype=charges.var.dtype)
+        return Margin(
             parts=Parts((core, collateral, haircut, floor), PARTS),
-            maintenance_ratios=(ratio, ratio, jnp.ones_like(ratio), ratio),
+            maintenance_ratios=(ratio, ratio, array.ones_like(ratio), ratio),
             var=charges.var,
             expected_shortfall=charges.shortfall,
             std_error=charges.std_error,
-            stress_score=exceedance_probability(joint, weights, tile.equity),
-            worst_scenario=first_worst(joint),
+            stress_score=score,
+            worst_scenario=worst,
         )
-        return margin, Totals(uncovered(joint, tile.equity))
 
     @abstractmethod
     def shares(self, prepared: Any, tile: Tile) -> tuple[Array, Array]:

@@ -1,0 +1,94 @@
+"""One pass over a book for models that ask for tails alone: no loss is stored, and no tile is the model's.
+
+Accounts go through `marginax_kernels.CubeTail` some ten thousand at a time, positions and collateral together; those
+with collateral that moves once more for their positions alone.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from marginax.engine.tile_pass import TilePass
+from marginax.engine.tiles import Cut
+from marginax.exposures import Exposures
+from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tails, Totals
+from marginax.sections import Engine
+from marginax_kernels import CubeTail, native_path
+
+# Accounts between two reports of progress; a book's tiles are cut within them.
+CHUNK = 32_768
+
+
+class Chunk(NamedTuple):
+    """Some accounts of a book, margined together."""
+
+    accounts: Int64[np.ndarray, " accounts"]
+
+
+class TailPass:
+    """Streams a book through the tails that a model asks for; attributions see losses, tile by tile."""
+
+    def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
+        self._model, self._prepared, self._exposures = model, prepared, exposures
+        self._dtype = np.float32 if settings.precision == "float32" else np.float64
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and its holders `numerical`
+            cube = np.asarray(prepared.cube).astype(self._dtype)
+        self._tails = {
+            tail: CubeTail(
+                cube,
+                np.asarray(prepared.weights),
+                tail=tail,
+                scrambles=model.scrambles,
+                dense_width=settings.dense_width,
+                streams=settings.streams,
+                tile=settings.tile_rows,
+            )
+            for tail in model.asked_tails or ()
+        }
+        self._tiles: TilePass | None = None
+        self._settings = settings
+
+    def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
+        """Compile what the first accounts of each width need; there is little."""
+        _, first = np.unique(self._exposures.positions.counts[accounts], return_index=True)
+        for _ in self.margins(accounts[first]):
+            pass
+
+    def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Chunk, tuple[Margin, Totals]]]:
+        """The model's margins and totals for each chunk of these accounts."""
+        for first in range(0, len(accounts), CHUNK):
+            chunk = accounts[first : first + CHUNK]
+            yield Chunk(chunk), self._margins(chunk)
+
+    def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
+        """The model's attribution for each tile over these accounts."""
+        if self._tiles is None:
+            self._tiles = TilePass(self._model, self._prepared, self._exposures, self._settings)
+        return self._tiles.attributions(accounts)
+
+    def _margins(self, accounts: np.ndarray) -> tuple[Margin, Totals]:
+        held = self._exposures
+        positions, collateral = held.positions.taken(accounts), held.collateral.taken(accounts)
+        both, equity = positions.beside(collateral), held.equity[accounts]
+        joint = {tail: ready.of(both.starts, both.columns, both.amounts, equity) for tail, ready in self._tails.items()}
+        pledging = np.flatnonzero(collateral.counts)
+        alone = {tail: each.expected_shortfall for tail, each in joint.items()}
+        if len(pledging):
+            apart = positions.taken(pledging)
+            alone = {tail: each.copy() for tail, each in alone.items()}
+            for tail, ready in self._tails.items():
+                alone[tail][pledging] = ready.of(apart.starts, apart.columns, apart.amounts).expected_shortfall
+        margin = self._model.margin_of(self._prepared, Tails(joint, alone, positions.counts > 0, collateral))
+        venue_loss = next(iter(joint.values())).venue_loss
+        assert venue_loss is not None
+        return margin, Totals(venue_loss[None])
+
+
+def kernel(model: MarginModel) -> str:
+    """What the accounts of a model are computed with, for the manifest."""
+    if model.asked_tails is None:
+        return "JAX, tile by tile"
+    use = native_path()
+    return f"machine code ({use.reason.split(':')[0]})" if use.in_use else f"JAX ({use.reason})"
