@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from marginax.book import Book, read_book
     from marginax.config import Config, load_config
+    from marginax.datasets import Dataset, open_dataset, partition_book
     from marginax.engine import LiveMargin, Result, correlation_sensitivity, follow, margin_book, resume
     from marginax.market import Market, read_market
     from marginax.models import MarginModel, load_model
@@ -20,6 +21,7 @@ _HOMES = {
     "BadInput": "problems",
     "Book": "book",
     "Config": "config",
+    "Dataset": "datasets",
     "MarginModel": "models",
     "LiveMargin": "engine",
     "Market": "market",
@@ -33,6 +35,8 @@ _HOMES = {
     "load_config": "config",
     "load_model": "models",
     "margin_book": "engine",
+    "open_dataset": "datasets",
+    "partition_book": "datasets",
     "read_book": "book",
     "read_market": "market",
     "resume": "engine",
@@ -42,6 +46,7 @@ __all__ = [
     "BadInput",
     "Book",
     "Config",
+    "Dataset",
     "LiveMargin",
     "MarginModel",
     "Market",
@@ -55,6 +60,8 @@ __all__ = [
     "load_config",
     "load_model",
     "margin_book",
+    "open_dataset",
+    "partition_book",
     "read_book",
     "read_market",
     "resume",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Flags that take several files: a shell expands `--history data/*.parquet` into words that click would refuse.
 SEVERAL = ("--history",)
+# The same of single commands: elsewhere these flags take one file, and a second is refused.
+SEVERAL_OF = {"partition": ("--positions", "--balances", "--accounts", "--orders")}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,7 +54,7 @@ def application() -> "Typer":
 
     import typer
 
-    from marginax.cli import demo, init, margin, params
+    from marginax.cli import demo, init, margin, params, partition
 
     app = typer.Typer(
         name="marginax",
@@ -65,6 +67,9 @@ def application() -> "Typer":
     )
     app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
     app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
+    app.command("partition", help="Partition a book of any size by account, for what memory cannot hold.")(
+        leaving(partition.command)
+    )
     app.command("demo", help="Build a synthetic venue and margin it.")(leaving(demo.command))
     files = typer.Typer(help="What a parameter file changes for a book, and who approved of it.", no_args_is_help=True)
     files.command("diff")(leaving(params.diff))
@@ -148,11 +153,12 @@ def _print_version(wanted: bool) -> None:
 
 def several_files(arguments: list[str]) -> list[str]:
     """The words of a command line with `--history a b` spelled `--history a --history b`."""
+    several = (*SEVERAL, *SEVERAL_OF.get(arguments[0], ())) if arguments else SEVERAL
     words: list[str] = []
     flag = None
     for word in arguments:
         if word.startswith("-"):
-            flag = word if word in SEVERAL else None
+            flag = word if word in several else None
             words.append(word)
         elif flag is not None and words[-1] != flag:
             words += [flag, word]

@@ -34,9 +34,9 @@ def castable(given: pl.DataType, dtype: pl.DataType, *, is_text: bool) -> bool:
     return given.is_numeric()
 
 
-def placed(frame: pl.DataFrame, name: str, *, line_per_row: bool) -> pl.DataFrame:
+def placed(frame: pl.DataFrame, name: str, *, first_row: int, line_per_row: bool) -> pl.DataFrame:
     """The frame with the place of each row: the file, the row, and the line where rows are lines."""
-    number = pl.int_range(1, pl.len() + 1, dtype=pl.Int64)
+    number = pl.int_range(first_row, first_row + pl.len(), dtype=pl.Int64)
     line = number + 1 if line_per_row else pl.lit(None)
     return frame.with_columns(pl.lit(name).alias(FILE), number.alias(ROW), line.cast(pl.Int64).alias(LINE))
 

@@ -7,6 +7,7 @@ lines are no rows. An empty cell is null, quoted or not.
 import csv
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
@@ -17,32 +18,72 @@ import pyarrow.csv as arrow_csv
 from marginax.problems import BadInput, Problem
 
 BLOCK = 1 << 20
+# Bytes of text that become one batch, some 200,000 rows; no single row may be longer.
+BATCH = 1 << 23
 SHOWN = 100
+
+
+@dataclass(frozen=True)
+class CsvText:
+    """A CSV file that is UTF-8 to its end: its column names as written, its lines, and whether it has a row."""
+
+    path: Path
+    table: str
+    written: list[str]
+    lines: int
+    has_rows: bool
+
+    @property
+    def empty(self) -> pl.DataFrame:
+        """The columns, and no row."""
+        return pl.DataFrame(schema=dict.fromkeys((name.strip() for name in self.written), pl.String))
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """The cells as text, `BATCH` bytes of the file at a time. Raises BadInput, or an error of Arrow's."""
+        if not self.has_rows:
+            return
+        ragged = []
+
+        def skip(row: arrow_csv.InvalidRow) -> str:
+            ragged.append(row)
+            return "skip"
+
+        cells = arrow_csv.open_csv(
+            self.path,
+            read_options=arrow_csv.ReadOptions(block_size=BATCH),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(self.written, pa.string()), null_values=[""], strings_can_be_null=True
+            ),
+        )
+        with cells:
+            for batch in cells:
+                if ragged:
+                    break
+                yield pl.DataFrame(batch).rename({name: name.strip() for name in self.written})
+        if ragged:
+            raise_ragged(self.path, self.table, len(self.written))
 
 
 def read_csv(path: Path, table: str) -> tuple[pl.DataFrame, bool]:
     """The file's cells as text, and whether row n stands on line n + 1. Raises BadInput, or an error of Arrow's."""
+    text = scan_csv(path, table)
+    frame = pl.concat([text.empty, *text.batches()])
+    return frame, line_per_row(text.lines, frame.height)
+
+
+def scan_csv(path: Path, table: str) -> CsvText:
+    """Look through a file and keep no cell of it. Raises BadInput, as for a quote that never ends."""
     lines, quotes = _marks(path, table)
-    names, has_rows = _header(path, table)
-    if not has_rows:
-        return pl.DataFrame(schema=dict.fromkeys(names, pl.String)), True
-    ragged = []
+    written, has_rows = _header(path, table)
+    if quotes % 2:
+        raise_ragged(path, table, len(written))
+    return CsvText(path, table, written, lines, has_rows)
 
-    def skip(row: arrow_csv.InvalidRow) -> str:
-        ragged.append(row)
-        return "skip"
 
-    cells = arrow_csv.read_csv(
-        path,
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-        ),
-    )
-    if ragged or quotes % 2:
-        raise_ragged(path, table, len(names))
-    frame = pl.DataFrame(cells)
-    return frame.rename({name: name.strip() for name in names}), lines == frame.height + 1
+def line_per_row(lines: int, rows: int) -> bool:
+    """Whether row n stands on line n + 1 of a file with so many lines and rows."""
+    return lines == rows + 1
 
 
 def _header(path: Path, table: str) -> tuple[list[str], bool]:

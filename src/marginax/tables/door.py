@@ -1,8 +1,10 @@
 """The door: raw frames come in, typed and checked tables go out, and bad rows are named or set aside.
 
-Everything here is columnar. `admit` checks one table on its own; rules that need two tables stand in `match`.
+Everything here is columnar. `admit` checks one table on its own, `admit_batch` some rows of one; rules that need two
+tables stand in `match`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -50,7 +52,7 @@ class Admitted:
 
     def set_aside(self, findings: pl.DataFrame, on_error: OnError) -> "Admitted":
         """This table without the rows that `findings` names; raises BadInput unless bad rows are quarantined."""
-        if _raises(on_error):
+        if stops(on_error):
             raise_findings(findings)
         out = quarantined(self.rows, findings, self.name)
         return replace(self, rows=without(self.rows, findings), quarantine=pl.concat([self.quarantine, out]))
@@ -62,16 +64,12 @@ def admit(source: Source, table: str, *, on_error: OnError = "raise") -> Admitte
     With `on_error="quarantine"` bad rows are set aside instead; a wrong set of columns, or a column of a wrong type,
     is raised all the same.
     """
-    stop = _raises(on_error)
+    stop = stops(on_error)
     schema = TABLES[table]
     parts = read_parts(source, table)
-    columns_wrong = [problem for part in parts for problem in _column_problems(part, schema)]
-    if columns_wrong:
-        raise BadInput(columns_wrong)
-    raws = [placed(part.frame, part.name, line_per_row=part.line_per_row) for part in parts]
-    pairs = [typed(raw, schema) for raw in raws]
-    rows = pl.concat([one for one, _ in pairs])
-    findings = together([*(found for _, found in pairs), _cell_findings(rows, schema)])
+    check_columns(parts, table)
+    raws, typed_rows, found = zip(*(_cells(part, schema) for part in parts), strict=True)
+    rows, findings = pl.concat(typed_rows), together(found)
     keyed = without(rows, findings)
     findings = together([findings, _duplicates(keyed, schema), rules.findings(keyed, table)])
     if stop:
@@ -85,16 +83,55 @@ def admit(source: Source, table: str, *, on_error: OnError = "raise") -> Admitte
     )
 
 
+@dataclass(frozen=True)
+class AdmittedBatch:
+    """Rows of a file that is read in batches: the good ones at their types, and what is wrong with the others.
+
+    `quarantine` holds the rows that `findings` names, as `Admitted` has it.
+    """
+
+    rows: pl.DataFrame
+    findings: pl.DataFrame
+    quarantine: pl.DataFrame
+    given: int
+
+
+def admit_batch(part: Part, table: str) -> AdmittedBatch:
+    """Check rows that are not all of their table; `check_columns` has seen its columns.
+
+    What one row cannot break alone, an id that is there twice, is for whoever reads the whole table.
+    """
+    raw, rows, findings = _cells(part, TABLES[table])
+    findings = together([findings, rules.findings(without(rows, findings), table)])
+    out = quarantined(printable(raw), findings, table) if findings.height else empty_quarantine()
+    return AdmittedBatch(without(rows, findings), findings, out, rows.height)
+
+
+def check_columns(parts: Sequence[Part], table: str) -> None:
+    """Raise BadInput for columns that are missing, of no table, or of a wrong type."""
+    wrong = [problem for part in parts for problem in _column_problems(part, TABLES[table])]
+    if wrong:
+        raise BadInput(wrong)
+
+
 def absent(table: str) -> Admitted:
     """A table that was not given: no rows."""
     schema = {**TABLES[table].schema, FILE: pl.String(), ROW: pl.Int64(), LINE: pl.Int64()}
     return Admitted(table, pl.DataFrame(schema=schema), empty_quarantine(), {}, 0)
 
 
-def _raises(on_error: OnError) -> bool:
+def stops(on_error: OnError) -> bool:
+    """Whether bad rows are raised. ValueError for a word that is neither."""
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'quarantine'")
     return on_error == "raise"
+
+
+def _cells(part: Part, table: Table) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """The rows as given and as typed, both with their places, and what is wrong with single cells of theirs."""
+    raw = placed(part.frame, part.name, first_row=part.first_row, line_per_row=part.line_per_row)
+    rows, findings = typed(raw, table)
+    return raw, rows, together([findings, _cell_findings(rows, table)])
 
 
 def _column_problems(part: Part, table: Table) -> list[Problem]:

@@ -53,12 +53,16 @@ def find(rows: pl.DataFrame, table: str, bad: pl.Expr, column: str, what: pl.Exp
     )
 
 
-def raise_findings(findings: pl.DataFrame) -> None:
-    """Raise BadInput with the first of these findings, if there are any."""
+def raise_findings(findings: pl.DataFrame, total: int | None = None) -> None:
+    """Raise BadInput with the first of these findings, if there are any; `total` counts those left out too."""
     if findings.height:
-        found = findings.sort("file", "row", maintain_order=True)
-        problems = [Problem(**row) for row in found.head(RAISED).iter_rows(named=True)]
-        raise BadInput(problems, total=findings.height)
+        problems = [Problem(**row) for row in first_findings(findings).iter_rows(named=True)]
+        raise BadInput(problems, total=findings.height if total is None else total)
+
+
+def first_findings(findings: pl.DataFrame) -> pl.DataFrame:
+    """As many as an error holds, in order of file and row."""
+    return findings.sort("file", "row", maintain_order=True).head(RAISED)
 
 
 def quarantined(rows: pl.DataFrame, findings: pl.DataFrame, table: str) -> pl.DataFrame:

@@ -5,12 +5,13 @@ does not parse.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -22,7 +23,15 @@ from marginax.tables.csv_text import BLOCK, read_csv
 Source = Any
 """A path, a polars frame, an Arrow table, or a sequence of these."""
 
-_IPC = (".arrow", ".feather", ".ipc")
+Kind = Literal["csv", "parquet", "ipc"]
+_ENDINGS: dict[str, Kind] = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "ipc",
+    ".feather": "ipc",
+    ".ipc": "ipc",
+}
 _KINDS = "a path to a Parquet, CSV or Arrow IPC file, a polars frame or an Arrow table"
 # What Arrow raises for a broken file, and polars for a frame that it has no types for; its panics are no Exceptions.
 _BROKEN = (pa.ArrowException, OSError, UnicodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -32,7 +41,8 @@ _BROKEN = (pa.ArrowException, OSError, UnicodeError, pl.exceptions.PolarsError, 
 class Part:
     """One file or frame as read, and the name it is called by in messages.
 
-    `is_text` says that every cell is text, because a CSV file knows no types; `line_per_row` that row n is line n + 1.
+    `is_text` says that every cell is text, because a CSV file knows no types; `line_per_row` that row n is line n + 1;
+    `first_row` is the number of the frame's first row in a file that is read in batches.
     """
 
     frame: pl.DataFrame
@@ -40,6 +50,7 @@ class Part:
     path: Path | None = None
     is_text: bool = False
     line_per_row: bool = False
+    first_row: int = 1
 
     @property
     def digest(self) -> str:
@@ -58,43 +69,70 @@ class Part:
 
 def read_parts(source: Source, table: str) -> list[Part]:
     """Every file or frame of `source`. Raises BadInput for what is missing, given twice, or of no known kind."""
+    return [_read(one, table, name) for one, name in named_sources(source, table)]
+
+
+def named_sources(source: Source, table: str) -> list[tuple[Source, str]]:
+    """Each file or frame of `source`, and what it is called. Raises BadInput where none is given, or a file twice."""
     many = source if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
     if not len(many):
         raise BadInput([_unreadable(f"<{table}>", "an empty list was given", "Name at least one file", table)])
     names = [f"<{table}>"] if len(many) == 1 else [f"<{table} {k}>" for k in range(1, len(many) + 1)]
-    parts = [_read(one, table, name) for one, name in zip(many, names, strict=True)]
-    paths = [part.path.resolve() for part in parts if part.path is not None]
+    paths = [Path(one).resolve() for one in many if isinstance(one, str | os.PathLike)]
     for k, path in enumerate(paths):
-        if path in paths[:k]:
+        if path in paths[:k] and path.is_file():
             raise BadInput([_unreadable(str(path), "is given twice", "Name each file once", table)])
-    return parts
+    return list(zip(many, names, strict=True))
 
 
-def _read(source: Source, table: str, name: str) -> Part:
+def frame_in(source: Source, table: str, name: str) -> pl.DataFrame | None:
+    """The frame where `source` is one, None where it is a path. Raises BadInput for anything else."""
     if isinstance(source, pl.LazyFrame | pl.DataFrame | pa.RecordBatch) or hasattr(source, "__arrow_c_stream__"):
-        return Part(_frame(source, table, name), name)
+        return _frame(source, table, name)
     if not isinstance(source, str | os.PathLike):
         what = f"the type {type(source).__name__} was given"
         raise BadInput([_unreadable(name, what, f"Give {_KINDS}", table)])
-    path = Path(source)
+    return None
+
+
+def kind_of(path: Path, table: str) -> Kind:
+    """What kind of file this is, by its ending. Raises BadInput where there is no file, or of no known kind."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "there is no such file"
         raise BadInput([_unreadable(str(path), what, f"Name {_KINDS} with the table `{table}`", table)])
     suffix = path.suffix.lower()
+    if suffix not in _ENDINGS:
+        what = f"its ending `{path.suffix}` is not known" if suffix else "it has no ending that tells its kind"
+        raise BadInput([_unreadable(str(path), what, "Use a file that ends in .parquet, .csv or .arrow", table)])
+    return _ENDINGS[suffix]
+
+
+@contextmanager
+def readable(path: Path, table: str) -> Iterator[None]:
+    """Raise BadInput where what is done within finds the file broken."""
     try:
-        if suffix == ".csv":
-            frame, line_per_row = read_csv(path, table)
-            return Part(frame, str(source), path, is_text=True, line_per_row=line_per_row)
-        if suffix in (".parquet", ".pq"):
-            with ParquetFile(path) as file:
-                return Part(_whole(file.read()), str(source), path)
-        if suffix in _IPC:
-            return Part(_whole(_read_ipc(path)), str(source), path)
+        yield
     except _BROKEN as error:
         what = f"cannot be read ({_first_line(error)})"
         raise BadInput([_unreadable(str(path), what, "Write the file again", table)]) from None
-    what = f"its ending `{path.suffix}` is not known" if suffix else "it has no ending that tells its kind"
-    raise BadInput([_unreadable(str(path), what, "Use a file that ends in .parquet, .csv or .arrow", table)])
+
+
+def _read(source: Source, table: str, name: str) -> Part:
+    given = frame_in(source, table, name)
+    if given is not None:
+        return Part(given, name)
+    path = Path(source)
+    kind = kind_of(path, table)
+    with readable(path, table):
+        match kind:
+            case "csv":
+                frame, line_per_row = read_csv(path, table)
+                return Part(frame, str(source), path, is_text=True, line_per_row=line_per_row)
+            case "parquet":
+                with ParquetFile(path) as file:
+                    return Part(checked(file.read()), str(source), path)
+            case "ipc":
+                return Part(checked(_read_ipc(path)), str(source), path)
 
 
 def _frame(source: Any, table: str, name: str) -> pl.DataFrame:
@@ -110,15 +148,18 @@ def _frame(source: Any, table: str, name: str) -> pl.DataFrame:
 
 
 def _read_ipc(path: Path) -> pa.Table:
-    """Both forms of Arrow IPC: the file, which starts with its name, and the stream."""
-    with pa.OSFile(str(path)) as file:
-        is_file = file.read(6) == b"ARROW1"
-        file.seek(0)
-        with pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file) as reader:
-            return reader.read_all()
+    with pa.OSFile(str(path)) as file, open_ipc(file) as reader:
+        return reader.read_all()
 
 
-def _whole(table: pa.Table) -> pl.DataFrame:
+def open_ipc(file: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    """A reader of either form of Arrow IPC: the file, which starts with its name, and the stream."""
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+
+
+def checked(table: pa.Table) -> pl.DataFrame:
     """A table read from a file, of which every byte may be wrong: polars would not look again."""
     table.validate(full=True)
     return _from_arrow(table)

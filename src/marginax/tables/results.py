@@ -41,23 +41,23 @@ def write_tables(
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         try:
             outputs = {}
             for name, table in tables.items():
                 partial = folder / f".{name}.parquet{PARTIAL}"
                 table.write_parquet(partial)
-                _sync(partial)
-                outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": _digest(partial)}
+                sync(partial)
+                outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": digest(partial)}
             for name, text in (documents or {}).items():
                 partial = folder / f".{name}{PARTIAL}"
                 partial.write_text(text, encoding="utf-8")
-                _sync(partial)
-                outputs[name] = {"sha256": _digest(partial)}
+                sync(partial)
+                outputs[name] = {"sha256": digest(partial)}
             text = json.dumps({**manifest, "outputs": outputs}, indent=2, allow_nan=False)
             last = folder / f".{MANIFEST}{PARTIAL}"
             last.write_text(text + "\n", encoding="utf-8")
-            _sync(last)
+            sync(last)
             clear_results(folder)
             for name in tables:
                 os.replace(folder / f".{name}.parquet{PARTIAL}", folder / f"{name}.parquet")
@@ -101,7 +101,7 @@ def whole_files(files: Mapping[Path, Callable[[Path], object]]) -> Iterator[None
     try:
         for path, write in whole.items():
             write(partials[path])
-            _sync(partials[path])
+            sync(partials[path])
         yield
         for path, partial in partials.items():
             os.replace(partial, path)
@@ -111,7 +111,7 @@ def whole_files(files: Mapping[Path, Callable[[Path], object]]) -> Iterator[None
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the folder against other runs; the system lets go of it when a run dies."""
     if fcntl is None:
         yield
@@ -125,14 +125,35 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def held(folder: Path) -> int | None:
+    """Hold the folder until the handle is closed or the process dies; None where another process holds it, or nothing
+    can be held."""
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
-def _digest(path: Path) -> str:
+def sync(path: Path) -> None:
+    """Have the system write a file to disk, or the names in a folder where it can."""
+    if path.is_dir() and fcntl is None:
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
-        digest = sha256()
+        sha = sha256()
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            sha.update(block)
+    return sha.hexdigest()
