@@ -99,7 +99,7 @@ def test_a_value_of_a_wrong_type_names_its_key_and_what_it_should_be(
         ("basis.volatility", "0"),
         ("basis.annualised_volatility", "-0.1"),
         ("engine.tile_rows", "100"),
-        ("engine.tile_rows", "0"),
+        ("engine.tile_rows", "-64"),
         ("engine.streams", "-1"),
     ],
 )

@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     from marginax.book import Book, read_book
     from marginax.config import Config, load_config
     from marginax.datasets import Dataset, open_dataset, partition_book
-    from marginax.engine import LiveMargin, Result, correlation_sensitivity, follow, margin_book, resume
+    from marginax.engine import (
+        DatasetResult,
+        LiveMargin,
+        Result,
+        correlation_sensitivity,
+        follow,
+        margin_book,
+        margin_dataset,
+        resume,
+    )
     from marginax.market import Market, read_market
     from marginax.models import MarginModel, load_model
     from marginax.problems import BadInput, Problem
@@ -22,6 +31,7 @@ _HOMES = {
     "Book": "book",
     "Config": "config",
     "Dataset": "datasets",
+    "DatasetResult": "engine",
     "MarginModel": "models",
     "LiveMargin": "engine",
     "Market": "market",
@@ -35,6 +45,7 @@ _HOMES = {
     "load_config": "config",
     "load_model": "models",
     "margin_book": "engine",
+    "margin_dataset": "engine",
     "open_dataset": "datasets",
     "partition_book": "datasets",
     "read_book": "book",
@@ -47,6 +58,7 @@ __all__ = [
     "Book",
     "Config",
     "Dataset",
+    "DatasetResult",
     "LiveMargin",
     "MarginModel",
     "Market",
@@ -60,6 +72,7 @@ __all__ = [
     "load_config",
     "load_model",
     "margin_book",
+    "margin_dataset",
     "open_dataset",
     "partition_book",
     "read_book",

@@ -12,7 +12,7 @@ from marginax.problems import BadInput, Problem
 
 if TYPE_CHECKING:
     from marginax.config import Config
-    from marginax.engine import Result
+    from marginax.engine import DatasetResult, Result
 
 _TABLES = "Tables"
 _RUN = "Run"
@@ -31,14 +31,23 @@ def _table(text: str) -> Any:
 
 def command(
     instruments: Annotated[Path, _table("what can be held")],
-    positions: Annotated[Path, _table("who holds what, in signed contracts")],
-    balances: Annotated[Path, _table("collateral by account and asset")],
     quotes: Annotated[Path, _table("mark prices")],
     underlyings: Annotated[Path, _table("index prices")],
     history: Annotated[list[Path], _table("past prices; several files may follow")],
     out: Annotated[Path, typer.Option(help="folder for the results", metavar="DIR", show_default=False)],
+    positions: Annotated[Path | None, _table("who holds what, in signed contracts")] = None,
+    balances: Annotated[Path | None, _table("collateral by account and asset")] = None,
     accounts: Annotated[Path | None, _table("attributes of accounts")] = None,
     orders: Annotated[Path | None, _table("open orders; checked, not yet margined")] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            help="a book that `marginax partition` wrote, in place of positions, balances, accounts and orders",
+            rich_help_panel=_TABLES,
+            show_default=False,
+            metavar="DIR",
+        ),
+    ] = None,
     forwards: Annotated[Path | None, _table("forward prices of the expiries of options")] = None,
     signals: Annotated[Path | None, _table("market signals; checked, not yet used")] = None,
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
@@ -64,6 +73,8 @@ def command(
     from marginax.market import utc_time
     from marginax.parameter_file import refuse_parameter_file
 
+    held = {"positions": positions, "balances": balances, "accounts": accounts, "orders": orders}
+    _check_book(dataset, held)
     refuse_parameter_file("--model", model)
     refuse_parameter_file("--config", config)
     preset = model if model in preset_names() else None
@@ -86,13 +97,6 @@ def command(
         parameters = record(params, document)
         for note in notes_on(params, document, settings):
             typer.echo(note, err=True)
-    book = {
-        "instruments": instruments,
-        "positions": positions,
-        "balances": balances,
-        "accounts": accounts,
-        "orders": orders,
-    }
     market = {
         "quotes": quotes,
         "underlyings": underlyings,
@@ -103,7 +107,7 @@ def command(
         "order_book": order_book,
     }
     return margin_files(
-        book,
+        {"instruments": instruments, **held},
         market,
         settings,
         out,
@@ -112,7 +116,23 @@ def command(
         on_error=on_error.value,
         attribution=attribution,
         json=json,
+        dataset=dataset,
     )
+
+
+def _check_book(dataset: Path | None, held: dict[str, Path | None]) -> None:
+    """Refuse two books, or half of one."""
+    problems = []
+    for name, path in held.items():
+        if dataset is not None and path is not None:
+            problems.append(
+                Problem(f"--{name}", None, None, "is given beside a dataset, which holds it", "Leave it out")
+            )
+        if dataset is None and path is None and name in ("positions", "balances"):
+            remedy = "Name its file, or a book that `marginax partition` wrote with --dataset"
+            problems.append(Problem(f"--{name}", None, None, "is not given", remedy))
+    if problems:
+        raise BadInput(problems)
 
 
 def margin_files(
@@ -126,26 +146,44 @@ def margin_files(
     on_error: Literal["raise", "quarantine"] = "raise",
     attribution: bool = False,
     json: bool = False,
+    dataset: Path | None = None,
 ) -> int:
     """Read, margin, write and tell; returns the exit code.
 
-    `preset` is what the settings are known by, `parameters` the record of the file whose numbers are in
-    them.
+    `preset` is what the settings are known by, `parameters` the record of the file whose numbers are in them; a
+    `dataset` stands for the tables of `book` but its instruments.
     """
     if out.exists() and not out.is_dir():
         raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
     from marginax.book import read_book
+    from marginax.datasets import Dataset, open_dataset
     from marginax.market import read_market
 
-    held = read_book(**book, on_error=on_error)
+    held = read_book(**book, on_error=on_error) if dataset is None else open_dataset(dataset)
     prices = read_market(**market, as_of=settings.run.as_of, currency=settings.run.currency, on_error=on_error)
     from marginax.cli.progress import progress_bar
-    from marginax.engine import margin_book
+    from marginax.engine import margin_book, margin_dataset
 
+    beside = {"preset": preset, "parameters": parameters}
+    if isinstance(held, Dataset):
+        with progress_bar("accounts") as progress:
+            whole = margin_dataset(
+                held,
+                book["instruments"],
+                prices,
+                settings,
+                out=out,
+                seed=settings.run.seed,
+                on_error=on_error,
+                attribution=attribution,
+                record=beside,
+                progress=progress,
+            )
+        _tell_dataset(whole, json=json)
+        return Exit.EXCEPTED if whole.tally.excepted else 0
     with progress_bar("accounts") as progress:
         result = margin_book(held, prices, settings, seed=settings.run.seed, on_error=on_error, progress=progress)
-    result.manifest["preset"] = preset
-    result.manifest["parameters"] = parameters
+    result.manifest.update(beside)
     stop_if_interrupted()
     result.write(out, attribution=attribution)
     _tell(result, out, json=json)
@@ -164,10 +202,23 @@ def _model_in(config: Path | None) -> str:
 
 def _tell(result: "Result", out: Path, *, json: bool) -> None:
     if json:
-        import json as encoder
-
-        typer.echo(encoder.dumps({"out": str(out), **result.manifest}, indent=2))
+        _print_json(out, result.manifest)
         return
     from marginax.cli.summary import print_summary
 
     print_summary(result, out)
+
+
+def _tell_dataset(result: "DatasetResult", *, json: bool) -> None:
+    if json:
+        _print_json(result.path, result.manifest)
+        return
+    from marginax.cli.summary import print_dataset_summary
+
+    print_dataset_summary(result)
+
+
+def _print_json(out: Path, manifest: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps({"out": str(out), **manifest}, indent=2))

@@ -14,9 +14,9 @@ from marginax.parameter_file import described
 from marginax.status import Status
 
 if TYPE_CHECKING:
-    from marginax.engine import Result
+    from marginax.engine import DatasetResult, Result
+    from marginax.engine.tally import Tally
 
-CLOSEST = 5
 NAMED = 8
 MOVES = 2
 # Characters a line where no terminal says how many it has: ids and labels are not cut short in a log.
@@ -44,18 +44,31 @@ def counted(count: int, word: str) -> str:
 
 def print_summary(result: "Result", out: Path) -> None:
     """Print totals, statuses, the accounts closest to trouble and where the results lie."""
+    from marginax.engine.tally import Tally
+
+    worst = result.manifest["uncovered_loss"].get("worst_scenario")
+    moves = result.scenario(worst) if worst else pl.DataFrame()
+    names = ["margins.parquet", *(["options.parquet"] if result.options.height else []), "manifest.json"]
     with page() as console:
-        _print(console, result, out)
+        _print(console, Tally.of(result), result.manifest, moves, [out / name for name in names])
 
 
-def _print(console: Console, result: "Result", out: Path) -> None:
-    margins, manifest = result.margins, result.manifest
+def print_dataset_summary(result: "DatasetResult") -> None:
+    """The same of a dataset."""
+    has_options = "options.parquet" in result.manifest["outputs"]
+    names = ["partition=*/margins.parquet", *(["options.parquet"] if has_options else []), "manifest.json"]
+    with page() as console:
+        _print(console, result.tally, result.manifest, result.worst_moves, [result.path / name for name in names])
+
+
+def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl.DataFrame, files: list[Path]) -> None:
+    """`moves` are those of the worst scenario, `files` the results, margins first."""
     totals, currency = manifest["totals"], manifest["currency"]
     scenarios, seconds = manifest["scenarios"], manifest["seconds"]
-    pace = counted(margins.height, "account")
-    if seconds["margined"] > 0 and margins.height:
-        pace += f" in {seconds['margined']:.2f} s ({margins.height / seconds['margined']:,.0f} a second)"
-    if seconds["compiled"] > 1:
+    pace, took = counted(tally.accounts, "account"), seconds.get("margined", seconds.get("total", 0))
+    if took > 0 and tally.accounts:
+        pace += f" in {took:.2f} s ({tally.accounts / took:,.0f} a second)"
+    if seconds.get("compiled", 0) > 1:
         pace += f", after {seconds['compiled']:.0f} s of compiling or loading programs"
     console.print(f"\n[bold]Margin as of {manifest['as_of'][:16]} UTC[/bold] by {_method(manifest)}: {pace}")
     console.print(f"{scenarios['count']:,} scenarios, the first {scenarios['first']}, the last {scenarios['last']}\n")
@@ -64,20 +77,16 @@ def _print(console: Console, result: "Result", out: Path) -> None:
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
-    able = margins.filter(pl.col("initial_margin").is_not_null())
-    called = able.filter(pl.col("call") > 0).height
-    beyond = able.filter(pl.col("equity") < 0).height
     rows = [
-        ("equity", totals["equity"], f"{counted(beyond, 'account')} below zero"),
-        ("initial margin", totals["initial_margin"], _parts(result)),
+        ("equity", totals["equity"], f"{counted(tally.below_zero, 'account')} below zero"),
+        ("initial margin", totals["initial_margin"], _parts(tally)),
         ("maintenance margin", totals["maintenance_margin"], ""),
-        ("margin calls", totals["call"], f"{counted(called, 'account')} below maintenance"),
+        ("margin calls", totals["call"], f"{counted(tally.called, 'account')} below maintenance"),
     ]
     uncovered = manifest["uncovered_loss"]
     if uncovered["worst"]:
-        prices = result.scenario(uncovered["worst_scenario"]).filter(factor="price").drop("factor").drop_nulls()
-        moves = prices.head(MOVES).iter_rows()
-        shown = ", ".join(f"{name} {move:+.0%}" for name, move in moves)
+        largest = moves.filter(factor="price").drop("factor").drop_nulls().head(MOVES)
+        shown = ", ".join(f"{name} {move:+.0%}" for name, move in largest.iter_rows())
         note = f"beyond all equity, mean of the worst {uncovered['tail']:.3g}; "
         note += f"{uncovered['worst']:,.0f} in {uncovered['worst_scenario']} ({shown})"
         rows.append(("loss to the venue", uncovered["tail_mean"] or 0.0, note))
@@ -85,32 +94,27 @@ def _print(console: Console, result: "Result", out: Path) -> None:
         table.add_row(name, f"{amount:,.0f} {currency}", note)
     console.print(table)
 
-    # Who is called without owing maintenance has nothing left at all, and comes first.
-    ratio = pl.col("margin_ratio")
-    rank = pl.when(pl.col("call") > 0).then(ratio.fill_null(float("-inf"))).otherwise(ratio)
-    close = able.with_columns(rank=rank).filter(pl.col("rank").is_not_null()).sort("rank").head(CLOSEST)
-    if close.height:
-        console.print(_closest(close))
-    if result.excepted:
-        console.print(f"\nThe sums leave out {counted(result.excepted, 'account')} without a margin.")
+    if tally.closest.height:
+        console.print(_closest(tally.closest))
+    if tally.excepted:
+        console.print(f"\nThe sums leave out {counted(tally.excepted, 'account')} without a margin.")
     by_status = manifest["accounts"]["by_status"]
     console.print()
     for status in Status:
         if by_status[status.label]:
             console.print(f"{by_status[status.label]:>9,}  {status.label:<16}[dim]{status.meaning}[/dim]")
     _print_notes(console, manifest)
-    if result.quarantine.height:
-        where = out / "quarantine.parquet"
-        were = "row was" if result.quarantine.height == 1 else "rows were"
-        console.print(f"\n{result.quarantine.height:,} {were} quarantined; {where} says why.")
+    if tally.quarantined:
+        were = "row was" if tally.quarantined == 1 else "rows were"
+        console.print(
+            f"\n{tally.quarantined:,} {were} quarantined; {files[0].with_name('quarantine.parquet')} says why."
+        )
     if manifest["unused_tables"]:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")
     if manifest.get("parameters"):
         console.print(f"\nParameters: {described(manifest['parameters'])}", markup=False, soft_wrap=True)
-    tables = ("margins", "options") if result.options.height else ("margins",)
-    files = [*(f"{name}.parquet" for name in tables), "manifest.json"]
-    console.print(f"\nResults: {', '.join(str(out / name) for name in files)}")
+    console.print(f"\nResults: {', '.join(map(str, files))}")
 
 
 def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
@@ -159,9 +163,8 @@ def _method(manifest: dict[str, Any]) -> str:
     return named if charge in (None, risk["tail"]) else f"{named}, charged at a tail of {charge:g}"
 
 
-def _parts(result: "Result") -> str:
-    sums = result.margins.select(pl.col(name).sum() for name in result.parts).row(0, named=True)
-    return ", ".join(f"{name} {amount:,.0f}" for name, amount in sums.items() if abs(amount) >= 0.5)
+def _parts(tally: "Tally") -> str:
+    return ", ".join(f"{name} {amount:,.0f}" for name, amount in tally.parts.items() if abs(amount) >= 0.5)
 
 
 def _closest(rows: pl.DataFrame) -> Table:

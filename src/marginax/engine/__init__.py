@@ -4,6 +4,16 @@ from marginax.engine.correlation_sensitivity import correlation_sensitivity
 from marginax.engine.live import LiveMargin, follow
 from marginax.engine.live_file import resume
 from marginax.engine.margin_book import margin_book
+from marginax.engine.margin_dataset import DatasetResult, margin_dataset
 from marginax.engine.result import Result
 
-__all__ = ["LiveMargin", "Result", "correlation_sensitivity", "follow", "margin_book", "resume"]
+__all__ = [
+    "DatasetResult",
+    "LiveMargin",
+    "Result",
+    "correlation_sensitivity",
+    "follow",
+    "margin_book",
+    "margin_dataset",
+    "resume",
+]

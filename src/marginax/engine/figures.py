@@ -125,20 +125,22 @@ def finite(total: float) -> float | None:
     return float(total) if np.isfinite(total) else None
 
 
-def uncovered_loss(figures: Figures, scenarios: ScenarioSet, *, tail: float) -> dict[str, Any]:
+def uncovered_loss(
+    uncovered: Float64[np.ndarray, " scenarios"], scenarios: ScenarioSet, *, tail: float
+) -> dict[str, Any]:
     """What the venue would be left with if every account lost its equity first: mean, mean of the tail, and worst.
 
     A draw that is worse than all others may stand for next to nothing of the mass; the tail's mean does not.
     """
     if not len(scenarios):
         return {}
-    worst = int(np.argmax(figures.uncovered))
+    worst = int(np.argmax(uncovered))
     with jax.enable_x64(True):
-        in_tail = _expected_shortfall(figures.uncovered, scenarios.weights, tail=tail)
+        in_tail = _expected_shortfall(uncovered, scenarios.weights, tail=tail)
     return {
-        "mean": finite(figures.uncovered @ scenarios.weights),
+        "mean": finite(uncovered @ scenarios.weights),
         "tail": tail,
         "tail_mean": finite(float(in_tail)),
-        "worst": finite(figures.uncovered[worst]),
+        "worst": finite(uncovered[worst]),
         "worst_scenario": scenarios.labels[worst],
     }

@@ -26,7 +26,7 @@ from marginax.book import Book
 from marginax.calendars import DAY, DAY_MICROS
 from marginax.config import Config
 from marginax.engine.compilation import persistent_cache
-from marginax.engine.margin_book import Known, Progress, agree, margined
+from marginax.engine.margin_book import Known, Progress, agree, get_ready, margined
 from marginax.engine.result import Result
 from marginax.exposures import expose
 from marginax.history import FactorHistory, settling, volatility_factor, with_settlements, without_settlements
@@ -76,7 +76,9 @@ class LiveMargin:
             exposures = expose(matched.book, matched.market, history, options)
         clock["bound"] = perf_counter()
         found = Known(history, known, draws, self.seed)
-        return margined(self.model, matched, exposures, found, engine=engine, clock=clock, progress=progress)
+        ready = get_ready(self.model, exposures, found, engine or self.model.settings.engine)
+        clock["prepared"] = perf_counter()
+        return margined(ready, matched, exposures, clock=clock, progress=progress)
 
     def after(
         self,

@@ -4,7 +4,7 @@ Everything is settled once per market (scenarios, cube); accounts then stream th
 account becomes its status; the others get their margins.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ def margin_book(
     """Margin of every account of `book` in `market`.
 
     `model` is a preset's name, a TOML file, a configuration or a model. `seed` settles every draw (by default the
-    configuration's); `engine` how the book is cut (no key of it changes a result but `precision`). Raises BadInput for
+    configuration's); `engine` how the book is cut (see its section). Raises BadInput for
     what is held and has no price, unless `on_error="quarantine"`: then those rows are set aside and their accounts
     have a status and no margin.
     """
@@ -68,7 +68,9 @@ def margin_book(
         clock["bound"] = perf_counter()
         state = chosen.observe(history)
     known = Known(history, state, draws, seed)
-    return margined(chosen, matched, exposures, known, engine=engine, clock=clock, progress=progress)
+    ready = get_ready(chosen, exposures, known, engine or chosen.settings.engine)
+    clock["prepared"] = perf_counter()
+    return margined(ready, matched, exposures, clock=clock, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -81,38 +83,53 @@ class Known:
     seed: int
 
 
-def margined(
-    model: MarginModel,
-    matched: Matched,
-    exposures: Exposures,
-    known: Known,
-    *,
-    engine: Engine | None,
-    clock: dict[str, float],
-    progress: Progress | None = None,
-) -> Result:
-    """Margins from what is known: scenarios and cube, the pass over all tiles, and the result."""
-    settings, history = engine or model.settings.engine, known.history
+@dataclass(frozen=True)
+class Ready:
+    """A market as a model sees it, ready for any book of it: its scenarios, and the pass that books go through."""
+
+    model: MarginModel
+    known: Known
+    settings: Engine
+    scenarios: ScenarioSet
+    diagnostics: Mapping[str, Any]
+    tiles: TilePass | TailPass
+
+
+def get_ready(model: MarginModel, exposures: Exposures, known: Known, settings: Engine) -> Ready:
+    """Scenarios and cube from what is known, placed where books are margined."""
+    history = known.history
     with jax.enable_x64(True):
         prepared, shocks = _prepare(model, exposures.instruments, exposures.market, known.state, known.draws)
-        labels = model.labels(history)
         scrambles, drawn = model.scrambles
         scenarios = ScenarioSet(
             factors=history.names,
             shocks=np.where(history.is_settlement, shocks, np.nan_to_num(np.asarray(shocks))),
             weights=np.asarray(prepared.weights),
-            labels=labels,
+            labels=model.labels(history),
             independent=model.independent,
             scrambles=scrambles,
             drawn=drawn,
         )
         diagnostics = dict(model.diagnostics(history, known.state, known.draws, scenarios))
-    notes = data_notes(matched)
-    statuses = account_statuses(matched, exposures, history, stale_after_days=model.settings.scenarios.stale_after_days)
-    clock["prepared"] = perf_counter()
-    tiles = (TilePass if model.asked_tails is None else TailPass)(model, prepared, exposures, settings)
-    figures = Figures.empty(len(matched.book), len(labels), model.part_names)
+    kind = TilePass if model.asked_tails is None else TailPass
+    return Ready(model, known, settings, scenarios, diagnostics, kind(model, prepared, exposures, settings))
+
+
+def margined(
+    ready: Ready,
+    matched: Matched,
+    exposures: Exposures,
+    *,
+    clock: dict[str, float],
+    progress: Progress | None = None,
+) -> Result:
+    """Margins of a matched book in a market that is ready: the pass over all accounts, and the result."""
+    model, settings = ready.model, ready.model.settings
+    stale = settings.scenarios.stale_after_days
+    statuses = account_statuses(matched, exposures, ready.known.history, stale_after_days=stale)
+    figures = Figures.empty(len(matched.book), len(ready.scenarios), model.part_names)
     able = np.flatnonzero(~statuses.excepted)
+    tiles = ready.tiles.over(exposures)
     tiles.compile(able)
     clock["compiled"] = perf_counter()
     done = 0
@@ -127,14 +144,14 @@ def margined(
         matched=matched,
         exposures=exposures,
         model=model.name,
-        settings=model.settings.model_copy(update={"engine": settings}),
+        settings=settings.model_copy(update={"engine": ready.settings}),
         kernel=kernel(model),
-        seed=known.seed,
+        seed=ready.known.seed,
         figures=figures,
         statuses=statuses,
-        scenarios=scenarios,
-        diagnostics=diagnostics,
-        notes=notes,
+        scenarios=ready.scenarios,
+        diagnostics=ready.diagnostics,
+        notes=data_notes(matched),
         attribute=tiles.attributions,
         clock=clock,
     )

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from jaxtyping import Float64
 
 from marginax.chains import VolatilitySource
 from marginax.config import Config
@@ -37,8 +38,9 @@ PACKAGES = ("marginax", "jax", "equinox", "numpy", "polars", "pyarrow")
 class Result:
     """Margins of a book. `margins` has one row per account in the order of their ids; `manifest` says how they came.
 
-    `scenarios` are those that every account was margined under, `quarantine` the rows set aside at the door, `options`
-    one row an option of the market, with what it is priced with and its Greeks (`marginax.option_table`).
+    `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
+    their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
+    market, with what it is priced with and its Greeks (`marginax.option_table`).
     """
 
     margins: pl.DataFrame
@@ -47,6 +49,7 @@ class Result:
     scenarios: ScenarioSet
     parts: tuple[str, ...]
     options: pl.DataFrame
+    uncovered: Float64[np.ndarray, " scenarios"]
     _matched: Matched = field(repr=False)
     _exposures: Exposures = field(repr=False)
     _attribute: Attribute = field(repr=False)
@@ -103,7 +106,7 @@ class Result:
                 name: finite(float(able[name].sum()))
                 for name in ("equity", "initial_margin", "maintenance_margin", "call")
             },
-            "uncovered_loss": uncovered_loss(figures, scenarios, tail=settings.risk.tail),
+            "uncovered_loss": uncovered_loss(figures.uncovered, scenarios, tail=settings.risk.tail),
             "seconds": {
                 name: round(late - early, 6)
                 for name, early, late in zip(list(clock)[1:], seconds, seconds[1:], strict=False)
@@ -116,6 +119,7 @@ class Result:
             scenarios,
             tuple(figures.parts),
             options,
+            figures.uncovered,
             matched,
             exposures,
             attribute,

@@ -5,6 +5,7 @@ with collateral that moves once more for their positions alone.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,13 @@ class TailPass:
         }
         self._tiles: TilePass | None = None
         self._settings = settings
+
+    def over(self, exposures: Exposures) -> "TailPass":
+        """The same pass over another book of the same market."""
+        other = copy(self)
+        other._exposures = exposures
+        other._tiles = None if self._tiles is None else self._tiles.over(exposures)
+        return other
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile what the first accounts of each width need; there is little."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,12 @@ class TilePass:
             here = (model, jax.tree.map(np.asarray, _complete(model, prepared)))
             placed = {device: jax.device_put(here, device) for device in set(self._devices)}
         self._placed = [placed[device] for device in self._devices]
+
+    def over(self, exposures: Exposures) -> "TilePass":
+        """The same pass over another book of the same market."""
+        other = copy(self)
+        other._exposures = exposures
+        return other
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile every shape these accounts need, streams side by side, on tiles without accounts."""

@@ -1,0 +1,207 @@
+"""Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
+
+    DIR/manifest.json, options.parquet
+    DIR/partition=00000/margins.parquet; attribution.parquet and quarantine.parquet where there are any
+
+The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import jax
+import polars as pl
+
+from marginax.book import Book, assemble, read_book
+from marginax.config import Config
+from marginax.datasets import Dataset, Partition
+from marginax.datasets.dataset import RECORD
+from marginax.datasets.folder import whole_folder
+from marginax.datasets.hashing import partition_numbers
+from marginax.engine.compilation import persistent_cache
+from marginax.engine.figures import uncovered_loss
+from marginax.engine.margin_book import Known, Progress, Ready, agree, get_ready, margined
+from marginax.engine.result import Result
+from marginax.engine.tally import Tally
+from marginax.exposures import expose
+from marginax.interrupts import stop_if_interrupted
+from marginax.market import Market
+from marginax.match import match
+from marginax.models.load import load_model
+from marginax.models.protocol import MarginModel
+from marginax.problems import BadInput, Problem
+from marginax.sections import Engine
+from marginax.tables.door import OnError
+from marginax.tables.read import Source
+from marginax.tables.results import MANIFEST, digest
+
+FORMAT = "marginax.margins/1"
+
+
+@dataclass(frozen=True)
+class DatasetResult:
+    """Where the margins of a dataset lie, how they came, what they come to, and what the worst scenario does."""
+
+    path: Path
+    manifest: dict[str, Any]
+    tally: Tally
+    worst_moves: pl.DataFrame
+
+    def __repr__(self) -> str:
+        return f"DatasetResult({self.tally.accounts:,} accounts, {self.path})"
+
+    def margins(self) -> pl.LazyFrame:
+        """The margins of all partitions, to be filtered before they are collected."""
+        return pl.scan_parquet(self.path / "partition=*" / "margins.parquet", hive_partitioning=False)
+
+
+def margin_dataset(
+    dataset: Dataset,
+    instruments: Source,
+    market: Market,
+    model: str | Path | Config | MarginModel = "expected_shortfall",
+    *,
+    out: str | Path,
+    seed: int | None = None,
+    engine: Engine | None = None,
+    on_error: OnError = "raise",
+    attribution: bool = False,
+    record: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> DatasetResult:
+    """Margin every account of a dataset, partition by partition, and write the results under `out`.
+
+    Arguments are those of `margin_book`; `attribution` writes each position's share too, `record` goes into the
+    manifest. Raises BadInput as `margin_book` does, and where `out` holds what no such run wrote; then nothing is
+    written. OSError where it cannot be written.
+    """
+    persistent_cache()
+    started = perf_counter()
+    chosen = load_model(model)
+    agree(chosen.settings.run, market)
+    with whole_folder(Path(out), _check) as folder:
+        run = _Run(dataset, instruments, market, chosen, seed, engine, on_error)
+        tally, ready, result, done = None, None, None, 0
+        outputs: dict[str, Any] = {}
+        for part in dataset.partitions:
+            result = None  # one partition at a time is in memory
+            told = None if progress is None else _shifted(progress, done, dataset.record.accounts)
+            result, ready = run.margin(part, ready, told)
+            stop_if_interrupted()
+            outputs |= _write(result, folder, part.name, attribution)
+            tally = Tally.of(result) if tally is None else tally + Tally.of(result)
+            done += part.accounts
+        assert tally is not None
+        assert result is not None
+        if result.options.height:
+            outputs |= _written(result.options, folder, "options.parquet")
+        manifest = _manifest(result, dataset, tally) | dict(record or {})
+        manifest["seconds"] = {"total": round(perf_counter() - started, 3)}
+        manifest["outputs"] = outputs
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    worst = manifest["uncovered_loss"].get("worst_scenario")
+    return DatasetResult(Path(out), manifest, tally, result.scenario(worst) if worst else pl.DataFrame())
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all partitions have in common."""
+
+    dataset: Dataset
+    instruments: Source
+    market: Market
+    model: MarginModel
+    seed: int | None
+    engine: Engine | None
+    on_error: OnError
+
+    def margin(self, part: Partition, ready: Ready | None, progress: Progress | None) -> tuple[Result, Ready]:
+        """The margins of a partition; the first of them makes the market ready."""
+        clock = {"started": perf_counter()}
+        model, settings = self.model, self.model.settings
+        options = settings.options
+        matched = match(self._book(part), self.market, model=model.name, options=options, on_error=self.on_error)
+        with jax.enable_x64(True):
+            if ready is None:
+                history = model.factors(matched.market, matched.book.instruments)
+                exposures = expose(matched.book, matched.market, history, options)
+                seed = settings.run.seed if self.seed is None else self.seed
+                known = Known(history, model.observe(history), model.draw(seed, history), seed)
+                clock["bound"] = perf_counter()
+                ready = get_ready(model, exposures, known, self.engine or settings.engine)
+            else:
+                exposures = expose(matched.book, matched.market, ready.known.history, options)
+                clock["bound"] = perf_counter()
+        clock["prepared"] = perf_counter()
+        return margined(ready, matched, exposures, clock=clock, progress=progress), ready
+
+    def _book(self, part: Partition) -> Book:
+        """The book of a partition; rows of its accounts that `marginax partition` set aside are set aside here too."""
+        book = read_book(instruments=self.instruments, **part.files, on_error=self.on_error)
+        if self.dataset.quarantine is None:
+            return book
+        aside = pl.read_parquet(self.dataset.quarantine).filter(pl.col("account_id").is_not_null())
+        numbers = partition_numbers(aside["account_id"], len(self.dataset))
+        mine = aside.filter(pl.Series(numbers == self.dataset.partitions.index(part)))
+        tables = dict(book.tables)
+        for name, rows in mine.group_by("table"):
+            table = tables[str(name[0])]
+            tables[table.name] = replace(
+                table, quarantine=pl.concat([table.quarantine, rows.select(table.quarantine.columns)])
+            )
+        return assemble(tables, self.on_error)
+
+
+def _check(folder: Path) -> None:
+    """Raise BadInput where a folder holds anything but the results of an earlier run like this one."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise BadInput([Problem(str(folder), None, None, "is a file", "Name a folder for the results")])
+    inside = sorted(path.name for path in folder.iterdir())
+    manifest = folder / MANIFEST
+    ours = manifest.is_file() and f'"format": "{FORMAT.partition("/")[0]}/' in manifest.read_text(errors="replace")
+    if inside and not ours:
+        what = f"holds {inside[0]}, which no margin of a dataset wrote"
+        raise BadInput([Problem(str(folder), None, None, what, "Name a new folder, or move that file away")])
+
+
+def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[str, Any]:
+    (folder / name).mkdir()
+    outputs = _written(result.margins, folder, f"{name}/margins.parquet")
+    if result.quarantine.height:
+        outputs |= _written(result.quarantine, folder, f"{name}/quarantine.parquet")
+    if attribution:
+        outputs |= _written(result.attribution(), folder, f"{name}/attribution.parquet")
+    return outputs
+
+
+def _written(table: pl.DataFrame, folder: Path, file: str) -> dict[str, Any]:
+    table.write_parquet(folder / file)
+    return {file: {"rows": table.height, "sha256": digest(folder / file)}}
+
+
+def _manifest(last: Result, dataset: Dataset, tally: Tally) -> dict[str, Any]:
+    """What holds for the market is in every partition's manifest; what holds for the book is added up."""
+    book = ("positions", "balances", "accounts", "orders")
+    inputs = {name: each for name, each in last.manifest["inputs"].items() if name not in book}
+    whole = sha256((dataset.path / RECORD).read_bytes()).hexdigest()
+    tail = last.manifest["configuration"]["risk"]["tail"]
+    return {
+        "format": FORMAT,
+        **last.manifest,
+        "inputs": inputs | {"dataset": {"sha256": {str(dataset.path / RECORD): whole}, "partitions": len(dataset)}},
+        "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status)},
+        "totals": dict(tally.totals),
+        "uncovered_loss": uncovered_loss(tally.uncovered, last.scenarios, tail=tail),
+    }
+
+
+def _shifted(progress: Progress, done: int, total: int) -> Progress:
+    """Progress over all partitions from that of one."""
+    return lambda some, _: progress(done + some, total)

@@ -1,0 +1,81 @@
+"""What is said of the accounts of a run, of one book or of many one after another: counts, sums, and who is closest.
+
+Sums are over accounts that have a margin.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64
+
+from marginax.engine.figures import finite
+from marginax.engine.result import Result
+
+CLOSEST = 5
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Accounts by status; sums by part; how many are below zero, called, or without a margin; rows set aside.
+
+    `closest` are rows of `margins`, those with the least equity over maintenance first.
+    """
+
+    accounts: int
+    by_status: Mapping[str, int]
+    totals: Mapping[str, float | None]
+    parts: Mapping[str, float]
+    below_zero: int
+    called: int
+    excepted: int
+    quarantined: int
+    closest: pl.DataFrame
+    uncovered: Float64[np.ndarray, " scenarios"]
+
+    @classmethod
+    def of(cls, result: Result) -> "Tally":
+        """The tally of one book."""
+        margins = result.margins
+        able = margins.filter(pl.col("initial_margin").is_not_null())
+        return cls(
+            accounts=margins.height,
+            by_status=result.manifest["accounts"]["by_status"],
+            totals=result.manifest["totals"],
+            parts=able.select(pl.col(name).sum() for name in result.parts).row(0, named=True),
+            below_zero=able.filter(pl.col("equity") < 0).height,
+            called=able.filter(pl.col("call") > 0).height,
+            excepted=result.excepted,
+            quarantined=result.quarantine.height,
+            closest=_closest(able),
+            uncovered=result.uncovered,
+        )
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """The tally of two books without a common account."""
+        return Tally(
+            accounts=self.accounts + other.accounts,
+            by_status={name: count + other.by_status[name] for name, count in self.by_status.items()},
+            totals={name: _sum(amount, other.totals[name]) for name, amount in self.totals.items()},
+            parts={name: amount + other.parts[name] for name, amount in self.parts.items()},
+            below_zero=self.below_zero + other.below_zero,
+            called=self.called + other.called,
+            excepted=self.excepted + other.excepted,
+            quarantined=self.quarantined + other.quarantined,
+            closest=_closest(pl.concat([self.closest, other.closest])),
+            uncovered=self.uncovered + other.uncovered,
+        )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    """None where a sum is beyond float64."""
+    return None if one is None or other is None else finite(one + other)
+
+
+def _closest(able: pl.DataFrame) -> pl.DataFrame:
+    # Who is called without owing maintenance has nothing left at all, and comes first.
+    ratio = pl.col("margin_ratio")
+    rank = pl.when(pl.col("call") > 0).then(ratio.fill_null(float("-inf"))).otherwise(ratio)
+    ranked = able.with_columns(rank=rank).filter(pl.col("rank").is_not_null())
+    return ranked.sort("rank", "account_id").head(CLOSEST).drop("rank")
