@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import marginax as mx
@@ -102,7 +104,7 @@ def test_file_format_batch_size_and_cutting_into_files_change_no_byte(
 ) -> None:
     monkeypatch.setattr(row_groups, "ROW_GROUP", 16)
     expected = hashes(partitioned(tmp_path))
-    for size in (3, 1000):
+    for size in (5, 1000):
         monkeypatch.setattr(batches, "ROWS", size)
         monkeypatch.setattr(csv_text, "BATCH", 100 * size)
         monkeypatch.setattr(spill, "RUN_ROWS", 5 * size)
@@ -306,3 +308,20 @@ def test_other_commands_still_refuse_a_second_file(capsys: pytest.CaptureFixture
         "b",
     ]
     assert several_files(["margin", "--positions", "a", "b"]) == ["margin", "--positions", "a", "b"]
+
+
+def test_what_is_held_of_a_file_that_is_read_does_not_grow_with_its_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    size, groups = 10_000, 40
+    monkeypatch.setattr(batches, "ROWS", size)
+    ids = [f"account-{k}" for k in range(groups * size)]
+    frame = pl.DataFrame({"account_id": ids, "instrument_id": "X", "quantity": rng.normal(size=groups * size)})
+    path = tmp_path / "positions.parquet"
+    frame.write_parquet(path, row_group_size=size)
+    (opened,) = batches.open_batches(path, "positions")
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in opened.parts()]
+    assert len(held) == groups
+    # A batch of 300 kB and its buffers; those of all row groups, which one reader would keep, are 4 MB.
+    assert max(held) < 1_500_000

@@ -16,7 +16,7 @@ import pyarrow as pa
 from marginax.datasets.hashing import partition_numbers
 from marginax.tables.schemas import TABLES
 
-# Rows of a run: a partition's share of a million rows is read at once even where there are thousands of partitions.
+# A hundred megabytes or so; of 500 partitions each still gets two thousand rows of a run.
 RUN_ROWS = 1 << 20
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -31,6 +31,7 @@ class Spill:
         self.path, self.partitions = path, partitions
         self.schema = arrow(pl.DataFrame(schema=TABLES[table].schema)).schema
         self._run: list[pl.DataFrame] = []
+        self._numbers: list[np.ndarray] = []
         self._rows = 0
         self._places: list[np.ndarray] = []
         self._writer: pa.ipc.RecordBatchFileWriter
@@ -49,13 +50,14 @@ class Spill:
     def add(self, rows: pl.DataFrame) -> None:
         """Append rows that have at least the table's columns, in the order of the input."""
         self._run.append(rows.select(self.schema.names))
+        self._numbers.append(partition_numbers(rows["account_id"], self.partitions))
         self._rows += rows.height
         if self._rows >= RUN_ROWS:
             self._flush()
 
     def partition(self, number: int) -> Iterator[pa.RecordBatch]:
         """The rows of one partition in input order."""
-        with pa.memory_map(str(self.path)) as file, pa.ipc.open_file(file) as reader:
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as reader:
             written = 0
             for present in self._places:
                 place = int(np.searchsorted(present, number))
@@ -67,11 +69,11 @@ class Spill:
         """Sort the run and append it."""
         if not self._rows:
             return
-        run = pl.concat(self._run)
-        self._run, self._rows = [], 0
-        numbers = partition_numbers(run["account_id"], self.partitions)
+        numbers = np.concatenate(self._numbers)
         order = np.argsort(numbers, kind="stable")
-        rows = arrow(run[order])
+        run = pl.concat(self._run)[order]
+        self._run, self._numbers, self._rows = [], [], 0
+        rows = arrow(run)
         present, starts = np.unique(numbers[order], return_index=True)
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
             (batch,) = rows.slice(start, end - start).to_batches()

@@ -1,7 +1,7 @@
 """Tables of any size, read some rows at a time: what is in memory does not grow with the file.
 
-One batch is held at a time: `ROWS` rows of a Parquet file, a frame or an Arrow IPC file, or 8 MiB of a CSV file. A
-compressed batch of an Arrow IPC file is one piece, so that each must fit in memory whole.
+One batch is held at a time: `ROWS` rows of a Parquet file or a frame, some blocks of 8 MiB of a CSV file, or what an
+Arrow IPC file has as one batch, which must fit in memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -92,8 +92,23 @@ def _parquet_size(path: Path) -> tuple[pa.Schema, int]:
 
 def _parquet(path: Path) -> Iterator[pl.DataFrame]:
     with ParquetFile(path, buffer_size=_BUFFER) as file:
-        for batch in file.iter_batches(ROWS):
-            yield checked(pa.Table.from_batches([batch]))
+        for groups in _together([file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]):
+            for batch in file.iter_batches(ROWS, row_groups=groups):
+                yield checked(pa.Table.from_batches([batch]))
+
+
+def _together(rows: list[int]) -> Iterator[list[int]]:
+    """Numbers of row groups to be read by one reader, which lets go of none of its buffers before it ends: as few as
+    make a batch."""
+    groups, held = [], 0
+    for number, size in enumerate(rows):
+        groups.append(number)
+        held += size
+        if held >= ROWS:
+            yield groups
+            groups, held = [], 0
+    if groups:
+        yield groups
 
 
 def _ipc_size(path: Path) -> tuple[pa.Schema, int]:
@@ -102,7 +117,8 @@ def _ipc_size(path: Path) -> tuple[pa.Schema, int]:
 
 
 def _ipc(path: Path) -> Iterator[pl.DataFrame]:
-    with pa.memory_map(str(path)) as file, open_ipc(file) as reader:
+    # Read and not mapped, as everything else: what is mapped stays in memory for as long as the file is open.
+    with pa.OSFile(str(path)) as file, open_ipc(file) as reader:
         for batch in _arrow_batches(reader):
             for first in range(0, batch.num_rows, ROWS):
                 yield checked(pa.Table.from_batches([batch.slice(first, ROWS)]))
