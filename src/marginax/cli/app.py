@@ -16,8 +16,8 @@ from marginax.interrupts import TOLD, leave_alone, was_interrupted, watch
 if TYPE_CHECKING:
     from typer import Typer
 
-# Flags that take several files: a shell expands `--history data/*.parquet` into words that click would refuse.
-SEVERAL = ("--history",)
+# Flags that take several words: a shell expands `--history data/*.parquet` into some that click would refuse.
+SEVERAL = ("--history", "--workload")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,7 +52,7 @@ def application() -> "Typer":
 
     import typer
 
-    from marginax.cli import demo, init, margin, params
+    from marginax.cli import bench, demo, init, margin, params
 
     app = typer.Typer(
         name="marginax",
@@ -66,6 +66,9 @@ def application() -> "Typer":
     app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
     app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
     app.command("demo", help="Build a synthetic venue and margin it.")(leaving(demo.command))
+    app.command("bench", help=bench.HELP, short_help="Time the whole-book kernel on this machine.")(
+        leaving(bench.command)
+    )
     files = typer.Typer(help="What a parameter file changes for a book, and who approved of it.", no_args_is_help=True)
     files.command("diff")(leaving(params.diff))
     files.command("approve")(leaving(params.approve))
