@@ -161,14 +161,16 @@ def _measured(
     request: Mapping[str, Any], done: Callable[[], None], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The answer of a process of its own. Raises the BadInput that it met, RuntimeError where it fell over."""
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(request)],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             env={**os.environ, **(environment or {})},
-        )
+        ) as process,
+    ):
         try:
             for told in _told(process):
                 if "answer" in told:
@@ -179,7 +181,6 @@ def _measured(
             status = process.wait()
         finally:
             process.kill()
-            process.wait()
         errors.seek(0)
         tail = errors.read().decode(errors="replace")[-4000:]
     raise RuntimeError(f"the process that measures left with status {status}:\n{tail}")
