@@ -17,9 +17,10 @@ constexpr int kBytes = 16;
 typedef float Vector __attribute__((vector_size(kBytes), aligned(4), may_alias));
 constexpr int kLanes = kBytes / 4, kSums = 64 / kLanes < 8 ? 64 / kLanes : 8, kSpan = kSums * kLanes;
 
-// `slices` is slices x instruments x lane; `count` scenarios are the tail; answers are two numbers an account.
-extern "C" void book_loop(const float* slices, int64_t scenarios, int64_t instruments, int64_t lane, const int32_t* ids,
-                          const float* quantities, int64_t accounts, int64_t width, int64_t count, float* answers) {
+// `slices` is slices x instruments x lane; account `a` holds entries `starts[a]` to `starts[a + 1]`; `count` scenarios are the tail; answers are two numbers an account.
+extern "C" void book_loop(const float* slices, int64_t scenarios, int64_t instruments, int64_t lane,
+                          const int64_t* starts, const int32_t* ids, const float* quantities, int64_t accounts,
+                          int64_t count, float* answers) {
   const int64_t room = 4 * count + kSpan;
   std::vector<float> kept(accounts * room), bound(accounts, -std::numeric_limits<float>::infinity());
   std::vector<int64_t> held(accounts, 0);
@@ -29,11 +30,11 @@ extern "C" void book_loop(const float* slices, int64_t scenarios, int64_t instru
       float* mine = kept.data() + a * room;
       for (int64_t b = 0; b < std::min(lane, scenarios - first); b += kSpan) {
         Vector sums[kSums] = {};
-        for (int64_t p = 0; p < width; ++p) {
-          const float* row = slice + ids[a * width + p] * lane + b;
+        for (int64_t p = starts[a]; p < starts[a + 1]; ++p) {
+          const float* row = slice + ids[p] * lane + b;
 #pragma GCC unroll 8
           for (int v = 0; v < kSums; ++v) {
-            sums[v] -= quantities[a * width + p] * reinterpret_cast<const Vector*>(row)[v];
+            sums[v] -= quantities[p] * reinterpret_cast<const Vector*>(row)[v];
           }
         }
         float losses[kSpan];

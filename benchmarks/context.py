@@ -1,26 +1,16 @@
-"""What must stand beside a figure: the machine, the versions, how busy it was, and fair clocks."""
+"""Fair clocks, and what must stand beside a figure: the machine, the versions, how busy it was."""
 
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from statistics import median
 from typing import Any
 
+from marginax.bench.machine import context
 
-def context() -> dict[str, Any]:
-    """Machine, versions and commit of a benchmark run."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("marginax", "jax", "numpy", "polars")},
-        "commit": commit.stdout.strip(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+__all__ = ["command", "context", "seconds"]
 
 
 def seconds(work: Callable[[], Any], *, repeats: int) -> dict[str, float]:

@@ -16,8 +16,8 @@ from marginax.interrupts import TOLD, leave_alone, was_interrupted, watch
 if TYPE_CHECKING:
     from typer import Typer
 
-# Flags that take several files: a shell expands `--history data/*.parquet` into words that click would refuse.
-SEVERAL = ("--history",)
+# Flags that take several words: a shell expands `--history data/*.parquet` into some that click would refuse.
+SEVERAL = ("--history", "--workload")
 # The same of single commands: elsewhere these flags take one file, and a second is refused.
 SEVERAL_OF = {"partition": ("--positions", "--balances", "--accounts", "--orders")}
 
@@ -54,7 +54,7 @@ def application() -> "Typer":
 
     import typer
 
-    from marginax.cli import demo, init, margin, params, partition
+    from marginax.cli import bench, demo, init, margin, params, partition
 
     app = typer.Typer(
         name="marginax",
@@ -71,6 +71,9 @@ def application() -> "Typer":
         leaving(partition.command)
     )
     app.command("demo", help="Build a synthetic venue and margin it.")(leaving(demo.command))
+    app.command("bench", help=bench.HELP, short_help="Time the whole-book kernel on this machine.")(
+        leaving(bench.command)
+    )
     files = typer.Typer(help="What a parameter file changes for a book, and who approved of it.", no_args_is_help=True)
     files.command("diff")(leaving(params.diff))
     files.command("approve")(leaving(params.approve))

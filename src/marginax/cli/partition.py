@@ -28,7 +28,7 @@ def command(
         int | None, typer.Option(min=1, max=65_536, help="number of partitions; default: as --rows makes them")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="positions of a partition, more or less; default: 2,000,000")
+        int | None, typer.Option(min=1, help="positions of a partition, more or less; default: 500,000")
     ] = None,
     on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
     json: Annotated[bool, typer.Option("--json", help="print dataset.json instead of a summary")] = False,

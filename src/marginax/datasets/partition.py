@@ -41,7 +41,7 @@ from marginax.tables.read import Source
 from marginax.tables.results import digest
 
 # Positions of a partition: some hundred megabytes in memory, and enough accounts to fill a device.
-ROWS = 2_000_000
+ROWS = 500_000
 PACKAGES = ("marginax", "polars", "pyarrow")
 
 
@@ -60,7 +60,7 @@ def partition_book(
     """Write the tables of a book, partitioned by account, into the folder `out`.
 
     Sources are those of `read_book`: paths (Parquet, CSV, Arrow IPC), frames, or lists of these. `partitions` is their
-    number; without it there are so many that one holds about `rows` positions (2,000,000). `progress` is called
+    number; without it there are so many that one holds about `rows` positions (500,000). `progress` is called
     with the rows read and written so far, and how many there will be in all.
 
     A folder that holds an earlier dataset is replaced when the new one is complete. Raises BadInput that names file,
