@@ -16,6 +16,7 @@ NAMES = (
     "calibration",
     "commands",
     "book_tail",
+    "equal_accuracy",
 )
 
 

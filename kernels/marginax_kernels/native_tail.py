@@ -20,8 +20,8 @@ from marginax_kernels.tile_tail import VENUE_BLOCK, TileTail, mass_grid, scenari
 
 # Scenarios that are summed at a time; slices are made of whole halves of them.
 BLOCK = 64
-# Bytes of a slice of the cube: half of the L2 cache of a small core, since the next slice is fetched meanwhile.
-SLICE_BYTES = 2**17
+# Bytes of a slice of the cube: half of the L2 cache of a core, since the next slice is fetched meanwhile.
+SLICE_BYTES = 2**18
 # Scenarios of a slice at most: longer runs of a row gain nothing.
 LONGEST_LANE = 512
 # Numbers of the cube that are put in order at a time: they stay in a cache (`fill_slices`).

@@ -92,6 +92,13 @@ def workload(name: str, accounts: int) -> Workload:
     return made._replace(name=name, weights=weights)
 
 
+def narrow(accounts: int, scenarios: int, *, weighted: bool) -> Workload:
+    """Accounts of 20 positions of 500 instruments under any number of scenarios, equal or stretched."""
+    made = SHAPES["narrow_500"].make(np.random.default_rng(SEED), accounts, scenarios)
+    kind = "weighted" if weighted else "equal"
+    return made._replace(name=f"{scenarios}_{kind}", weights=_stretched(scenarios) if weighted else None)
+
+
 def says(name: str) -> str:
     """A workload in words."""
     shape, scenarios = WORKLOADS[name]
