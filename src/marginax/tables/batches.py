@@ -1,6 +1,6 @@
 """Tables of any size, read some rows at a time: what is in memory does not grow with the file.
 
-One batch is held at a time: `ROWS` rows of a Parquet file or a frame, some blocks of 8 MiB of a CSV file, or what an
+One batch is held at a time: `ROWS` rows of a Parquet file or a frame, some blocks of 4 MiB of a CSV file, or what an
 Arrow IPC file has as one batch, which must fit in memory.
 """
 

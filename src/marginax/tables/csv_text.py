@@ -18,8 +18,8 @@ import pyarrow.csv as arrow_csv
 from marginax.problems import BadInput, Problem
 
 BLOCK = 1 << 20
-# Bytes of text that become one batch, some 200,000 rows; no single row may be longer.
-BATCH = 1 << 23
+# Bytes of text that become one batch, some 100,000 rows; no single row may be longer.
+BATCH = 1 << 22
 SHOWN = 100
 
 
