@@ -17,6 +17,7 @@ NAMES = (
     "commands",
     "book_tail",
     "equal_accuracy",
+    "large_book",
 )
 
 

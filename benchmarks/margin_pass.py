@@ -1,10 +1,10 @@
 """Accounts a second of one margin pass over the demo venue: warm, answers checked first, one core and all.
 
 The book is the demo's without its options (10,000 accounts, 200 instruments) on 2,000 historical scenarios without
-stress windows. A pass is the stream of tiles through the model: cutting, padding, products, tails, and the answers back
-on the host. The scipy rival does the same accounts on the same cube: CSR product and `np.partition`, on one thread, for
-equal weights only. `monte_carlo_with_options` is the whole demo venue on 2,048 weighted draws, ours alone, and what it
-costs to prepare them once per market (draws, scenarios, cube).
+stress windows. A pass is all accounts through the model: cutting, padding, sums, tails, and the answers back on the
+host. The scipy rival does the same accounts on the same cube: CSR product and `np.partition`, on one thread, for equal
+weights only. `monte_carlo_with_options` is the whole demo venue on 2,048 weighted draws, ours alone, and what it costs
+to prepare them once per market (draws, scenarios, cube).
 """
 
 import os
@@ -20,7 +20,7 @@ import marginax as mx
 from benchmarks.context import context, seconds
 from marginax.config import Config
 from marginax.engine.margin_book import _prepare
-from marginax.engine.tile_pass import TilePass
+from marginax.engine.tail_pass import book_pass
 from marginax.exposures import expose
 from marginax.sections import Engine
 from marginax.synthetic import venue
@@ -81,12 +81,12 @@ def _prepared(model: Any, accounts: int, *, options: int | None) -> tuple[Any, A
         return exposures, cube(), once
 
 
-def _passes(model: Any, exposures: Any, prepared: Any) -> dict[int, TilePass]:
+def _passes(model: Any, exposures: Any, prepared: Any) -> dict[int, Any]:
     cores = len(os.sched_getaffinity(0))
-    return {streams: TilePass(model, prepared, exposures, Engine(streams=streams)) for streams in {1, cores}}
+    return {streams: book_pass(model, prepared, exposures, Engine(streams=streams)) for streams in {1, cores}}
 
 
-def _timed(passes: dict[int, TilePass], accounts: int) -> dict[str, Any]:
+def _timed(passes: dict[int, Any], accounts: int) -> dict[str, Any]:
     figures = {}
     everyone = np.arange(accounts)
     for streams, each in sorted(passes.items()):
@@ -141,7 +141,7 @@ def _scipy_shortfall(prepared: Any, exposures: Any) -> np.ndarray:
     )
 
 
-def _check(each: TilePass, prepared: Any, exposures: Any) -> None:
+def _check(each: Any, prepared: Any, exposures: Any) -> None:
     """Both sides give the same expected shortfall before any clock starts."""
     ours = np.empty(len(exposures.equity))
     for part, (margin, _) in each.margins(np.arange(len(ours))):

@@ -20,7 +20,7 @@ from marginax.data_quality import data_notes
 from marginax.engine.compilation import WIDE_VECTORS, persistent_cache
 from marginax.engine.figures import Figures
 from marginax.engine.result import Result
-from marginax.engine.tail_pass import TailPass, kernel
+from marginax.engine.tail_pass import TailPass, book_pass, kernel
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import Exposures, expose
 from marginax.history import FactorHistory
@@ -111,8 +111,8 @@ def get_ready(model: MarginModel, exposures: Exposures, known: Known, settings: 
             drawn=drawn,
         )
         diagnostics = dict(model.diagnostics(history, known.state, known.draws, scenarios))
-    kind = TilePass if model.asked_tails is None else TailPass
-    return Ready(model, known, settings, scenarios, diagnostics, kind(model, prepared, exposures, settings))
+    tiles = book_pass(model, prepared, exposures, settings)
+    return Ready(model, known, settings, scenarios, diagnostics, tiles)
 
 
 def margined(

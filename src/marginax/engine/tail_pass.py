@@ -94,6 +94,11 @@ class TailPass:
         return margin, Totals(venue_loss[None])
 
 
+def book_pass(model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> "TilePass | TailPass":
+    """The pass that a model's books go through: tails where it asks for them, losses tile by tile where not."""
+    return (TilePass if model.asked_tails is None else TailPass)(model, prepared, exposures, settings)
+
+
 def kernel(model: MarginModel) -> str:
     """What the accounts of a model are computed with, for the manifest."""
     if model.asked_tails is None:
