@@ -2,9 +2,10 @@
 
 Both models take 1,000 filtered scenarios, VaR and ES at 1 % and a charge at 2.5 %, in float32 on all cores; the
 dynamic one has every part on, and its 250 stressed scenarios. `linear` has 0.3 groups an account (two positions in one
-coin), `options` three (eight options on each of three coins). `plain` goes tile by tile, as every model that sees losses
-does; `plain_by_kernel` is what the engine does with it, which asks the whole-book kernel for tails. Passes are timed in turn, medians told; the dependence
-charge is checked against a loop that masks every underlying before any clock starts, and timed apart.
+coin), `options` three (eight options on each of three coins). `plain` goes tile by tile, as every model that sees
+losses does; `plain_by_kernel` is what the engine does with it, which asks the whole-book kernel for tails. Passes are
+timed in turn, medians told; the dependence charge is checked against a loop that masks every underlying before any
+clock starts, and timed apart.
 """
 
 import sys
