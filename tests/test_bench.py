@@ -243,7 +243,7 @@ def test_what_is_no_module_of_contenders_is_told_with_the_remedy(
     ("words", "told"),
     [
         (["--workload", "narow_500_equal"], ("'narow_500_equal' is none", "Did you mean `narrow_500_equal`?")),
-        (["--size", "XL"], ("'XL' is none", "S (2,048 accounts)")),
+        (["--size", "XL"], ("'XL' is none", "S (1,024 accounts)")),
         (["--threads", "4096"], ("4096 is given", "this process may use")),
         (["--rivals", "no_such_module"], ("no_such_module", "cannot be imported", "pip install 'marginax[bench]'")),
         (["--out", "file"], ("file", "is no folder", "--out")),

@@ -7,18 +7,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from marginax.bench.machine import context, cores
 from marginax.problems import BadInput, Problem, suggestion
 
 # Accounts: a venue in the morning, a middling one, and one that makes memory and streams show.
-SIZES = {"S": 2_048, "M": 16_384, "L": 131_072}
-# A small run is a look, and to be over in a minute; medians of five bear a disturbed round or two.
+SIZES = {"S": 1_024, "M": 16_384, "L": 131_072}
+# A small run is a look, and to be over soon; medians of five bear a disturbed round or two.
 FEW_ROUNDS, ROUNDS = 3, 5
 # A process that hears Ctrl-C dies of it, without a word: the command speaks for all.
 PROGRAM = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from marginax.bench.station import main; main()"
+# However quick a program was to compile, and however small it is.
+KEPT = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 UNITS = {
     "seconds": "median of the rounds, wall clock, warm; least_ and greatest_ are those of single rounds",
     "cpu_seconds": "median; of all threads of the measuring process, not of processes that a contender keeps",
@@ -103,24 +105,19 @@ def measure(plan: Plan, progress: Progress = lambda done, total: None) -> dict[s
 
     around = context()
     progress(0, total)
-    request = {"kind": "race", "workloads": plan.workloads, "accounts": plan.accounts, "rounds": plan.rounds}
-    raced = {"all_cores": _measured({**request, "rivals": plan.rivals, **_place(plan.threads)}, done)}
-    on_cpu = raced["all_cores"]["device"].startswith("cpu")
-    if pinned and on_cpu:
-        raced["one_core"] = _measured({**request, "rivals": plan.rivals, **_place(1)}, done)
+    raced: dict[str, dict[str, Any]] = {}
+    # What one process compiles the next one loads: warm figures are none the better, and the run is shorter.
+    with tempfile.TemporaryDirectory(prefix="marginax-bench-") as programs:
+        for place, threads in (("all_cores", plan.threads), ("one_core", 1)):
+            if place == "all_cores" or (pinned and raced["all_cores"]["device"].startswith("cpu")):
+                request = {"kind": "race", **asdict(plan), **_place(threads)}
+                raced[place] = _measured(request, done, {**KEPT, "JAX_COMPILATION_CACHE_DIR": programs})
     path = raced["all_cores"]["path"]
-    figures: dict[str, Any] = {}
+    figures = {}
     for name in plan.workloads:
-        alike = {
-            key: value
-            for key, value in raced["all_cores"]["workloads"][name].items()
-            if key not in ("contenders", "left_out")
-        }
-        each = {
-            place: {key: found["workloads"][name][key] for key in ("contenders", "left_out")}
-            for place, found in raced.items()
-        }
-        figures[name] = {"says": says(name), **alike, **each}
+        places = {place: found["workloads"][name] for place, found in raced.items()}
+        book = places["all_cores"]["book"]
+        figures[name] = {"says": says(name), **book, **{place: each["race"] for place, each in places.items()}}
     return {
         "benchmark": "book_tail",
         "size": plan.size,
@@ -157,9 +154,7 @@ def _cold(plan: Plan, native: bool, done: Callable[[], None]) -> dict[str, Any]:
     return {"workload": plan.workloads[0], **found}
 
 
-def _measured(
-    request: Mapping[str, Any], done: Callable[[], None], environment: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def _measured(request: Mapping[str, Any], done: Callable[[], None], environment: Mapping[str, str]) -> dict[str, Any]:
     """The answer of a process of its own. Raises the BadInput that it met, RuntimeError where it fell over."""
     with (
         tempfile.TemporaryFile() as errors,
@@ -168,7 +163,7 @@ def _measured(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
         ) as process,
     ):
         try:

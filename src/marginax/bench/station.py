@@ -59,15 +59,15 @@ def _raced(request: dict[str, Any], answers: TextIO) -> dict[str, Any]:
         load = workload(name, accounts)
         raced = race(load, racing, threads=threads, rounds=request["rounds"], rates=rates)
         added = memory.added_mib(lambda load=load: contenders.marginax(load, threads))  # type: ignore[misc]
-        figures[name] = {
+        book = {
             "accounts": load.accounts,
             "instruments": len(load.cube),
             "scenarios": load.scenarios,
             "positions": len(load.ids),
             "input_mib": load.input_bytes / 2**20,
             "added_mib": added,
-            **raced,
         }
+        figures[name] = {"book": book, "race": raced}
         _tell(answers, done=name)
     device, use = jax.devices()[0], native_path()
     # Where the library lies is of no interest to whoever reads the record.

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 RECORD, CHART = "bench.json", "bench.svg"
 HELP = """Time the whole-book kernel (value at risk and expected shortfall of every account) on standard workloads.
 
-Writes bench.json and, with the extra `report`, bench.svg. Size S (2,048 accounts, 3 rounds) takes about a minute on two
-quiet cores, M (16,384) some minutes, L (131,072) half an hour; with rivals several times that. Workloads are a shape
-(narrow_500, narrow_2000, ragged, wide, options, sorted, ties) with _equal (10,240 scenarios) or _weighted (2,048).
+Writes bench.json and, with the extra `report`, bench.svg. Size S (1,024 accounts, 3 rounds) takes about two minutes on
+two cores, most of them compiling; M (16,384) and L (131,072) take longer in proportion, and rivals as long as they are.
+Workloads are a shape (narrow_500, narrow_2000, ragged, wide, options, sorted, ties) with _equal (10,240 scenarios) or
+_weighted (2,048).
 
 To time a kernel of your own: put CONTENDERS = {name: callable(workload, threads) -> (var, expected_shortfall)} into a
 module and name it with --rivals. `workload` has starts, ids, quantities, cube, weights (None for equal ones) and tail.
@@ -25,7 +26,7 @@ Answers are compared first; a kernel raises NotImplementedError for what it does
 
 
 def command(
-    size: Annotated[str, typer.Option(help="S, M or L: 2,048, 16,384 or 131,072 accounts", metavar="SIZE")] = "S",
+    size: Annotated[str, typer.Option(help="S, M or L: 1,024, 16,384 or 131,072 accounts", metavar="SIZE")] = "S",
     workload: Annotated[list[str] | None, typer.Option(help="workloads; default: all", metavar="NAME ...")] = None,
     rivals: Annotated[str | None, typer.Option(help="module with CONTENDERS to race", metavar="MODULE")] = None,
     out: Annotated[Path, typer.Option(help="folder for record and chart", metavar="DIR")] = Path("out/bench"),
