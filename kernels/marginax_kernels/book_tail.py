@@ -29,7 +29,7 @@ def book_tail(
     and are None for equal ones; `tail` is a probability in (0, 1]. The cube's precision, float32 or float64, is that of
     the pass; sums of money over accounts are float64.
 
-    Accounts of `dense_width` positions or more, in at least a third of all instruments, are summed as a product of
+    Accounts of `dense_width` positions or more, in at least half of all instruments, are summed as a product of
     matrices in the cube's own order, so their last bits may hang on the width: it is part of the question. `streams` is
     0 for one on each core or GPU, and `tile` 0 for a fitting number of accounts; neither shows in an answer.
 

@@ -332,6 +332,6 @@ class Engine(Section):
     dense_width: int = Field(
         128,
         ge=1,
-        description="positions from which on an account is summed as a product of matrices, if in a third of all rows",
+        description="positions from which on an account is summed as a product of matrices, if in half of all rows",
     )
     streams: int = Field(0, ge=0, le=1_024, description="tiles under way at once; 0 is one for each core or GPU")
