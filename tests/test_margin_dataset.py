@@ -115,10 +115,16 @@ def test_what_was_set_aside_leaves_its_account_without_a_margin(tmp_path: Path) 
 def test_a_folder_of_something_else_is_refused_and_an_earlier_run_replaced(tmp_path: Path) -> None:
     book = dataset(tmp_path, 2)
     margined(tmp_path, book)
-    stray = tmp_path / "margins" / "partition=00001" / "stray.parquet"
-    stray.write_text("")
-    margined(tmp_path, book)
-    assert not stray.exists()
+    older = dataset(tmp_path, 3)
+    margined(tmp_path, older)
+    assert (tmp_path / "margins" / "partition=00002").is_dir()
+    margined(tmp_path, dataset(tmp_path, 2))
+    assert not (tmp_path / "margins" / "partition=00002").exists()
+    stray = tmp_path / "margins" / "partition=00001" / "letter.txt"
+    stray.write_text("dear")
+    with pytest.raises(BadInput, match=r"partition=00001/letter\.txt"):
+        margined(tmp_path, book)
+    assert stray.read_text() == "dear"
     other = tmp_path / "other"
     other.mkdir()
     (other / "letter.txt").write_text("dear")

@@ -19,6 +19,7 @@ from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
+from marginax.datasets.folder import check_ours
 from marginax.datasets.hashing import HASH, partition_numbers
 from marginax.problems import BadInput, Problem
 
@@ -145,21 +146,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 def check_replaceable(folder: Path) -> None:
     """Raise BadInput, naming what is in the way, where a folder is neither absent, empty nor an earlier dataset."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise BadInput([Problem(str(folder), None, None, "is a file", "Name a folder for the dataset")])
-    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    strange = next((name for name in inside if not _OURS.fullmatch(name)), None)
-    if strange is None and inside and not _speaks_of_us(folder / RECORD):
-        strange = inside[0]
-    if strange is not None:
-        what = f"holds {strange}, which is of no dataset that `marginax partition` wrote"
-        raise BadInput([Problem(str(folder), None, None, what, "Name a new folder, or move that file away")])
-
-
-def _speaks_of_us(path: Path) -> bool:
-    return path.is_file() and f'"{FORMAT.partition("/")[0]}/' in path.read_text(encoding="utf-8", errors="replace")
+    check_ours(folder, _OURS, record=RECORD, format=FORMAT, maker="`marginax partition`")
 
 
 def _read(path: Path) -> DatasetRecord:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from marginax.problems import BadInput, Problem
 from marginax.tables.results import alone, held, sync
 
 _PARTIAL, _REPLACED = "partial", "replaced"
@@ -44,6 +45,30 @@ def whole_folder(folder: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+
+
+def check_ours(folder: Path, names: re.Pattern[str], *, record: str, format: str, maker: str) -> None:
+    """Raise BadInput, naming what is in the way, where a folder is neither absent, empty nor an earlier one of ours.
+
+    `names` are those of all files and folders that `maker` writes below it, `record` the one that states its `format`,
+    of whatever version.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise BadInput([Problem(str(folder), None, None, "is a file", "Name a folder for what is written")])
+    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    strange = next((name for name in inside if not names.fullmatch(name)), None)
+    if strange is None and inside and not _states(folder / record, format):
+        strange = inside[0]
+    if strange is not None:
+        what = f"holds {strange}, which {maker} did not write"
+        raise BadInput([Problem(str(folder), None, None, what, "Name a new folder, or move that file away")])
+
+
+def _states(path: Path, format: str) -> bool:
+    name = format.partition("/")[0]
+    return path.is_file() and f'"{name}/' in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _replace(partial: Path, place: Path) -> None:

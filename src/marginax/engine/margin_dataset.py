@@ -7,6 +7,7 @@ The folder appears whole. An account's margin is what `margin_book` gives it, to
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -21,7 +22,7 @@ from marginax.book import Book, assemble, read_book
 from marginax.config import Config
 from marginax.datasets import Dataset, Partition
 from marginax.datasets.dataset import RECORD
-from marginax.datasets.folder import whole_folder
+from marginax.datasets.folder import check_ours, whole_folder
 from marginax.datasets.hashing import partition_numbers
 from marginax.engine.compilation import persistent_cache
 from marginax.engine.figures import uncovered_loss
@@ -34,13 +35,13 @@ from marginax.market import Market
 from marginax.match import match
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
-from marginax.problems import BadInput, Problem
 from marginax.sections import Engine
 from marginax.tables.door import OnError
 from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest
 
 FORMAT = "marginax.margins/1"
+_OURS = re.compile(rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|attribution|quarantine)\.parquet)?")
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,7 @@ class _Run:
 
 def _check(folder: Path) -> None:
     """Raise BadInput where a folder holds anything but the results of an earlier run like this one."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise BadInput([Problem(str(folder), None, None, "is a file", "Name a folder for the results")])
-    inside = sorted(path.name for path in folder.iterdir())
-    manifest = folder / MANIFEST
-    ours = manifest.is_file() and f'"format": "{FORMAT.partition("/")[0]}/' in manifest.read_text(errors="replace")
-    if inside and not ours:
-        what = f"holds {inside[0]}, which no margin of a dataset wrote"
-        raise BadInput([Problem(str(folder), None, None, what, "Name a new folder, or move that file away")])
+    check_ours(folder, _OURS, record=MANIFEST, format=FORMAT, maker="a margin of a dataset")
 
 
 def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[str, Any]:
