@@ -4,8 +4,12 @@ The book and the scenarios are those of the tile contract; the model that notes 
 asks for tails alone.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,6 +122,31 @@ def test_no_bit_depends_on_how_many_accounts_go_together(monkeypatch: pytest.Mon
     )
     assert answer.margins.equals(usual().margins)
     assert done == [(min(100 * k, ACCOUNTS + 3), ACCOUNTS + 3) for k in range(1, 6)]
+
+
+@pytest.mark.parametrize("native", ["0", "1"], ids=["pure", "native"])
+def test_no_bit_depends_on_how_many_devices_there_are(native: str, tmp_path: Path) -> None:
+    """Processes that take their CPU for one device and for three, and hand them tiles in turn."""
+    here = Path(__file__).parent
+    for devices in (1, 3):
+        code = (
+            f"import sys; sys.path.insert(0, {str(here)!r}); import jax, polars as pl, test_tail_pass as t; "
+            f"assert jax.device_count() == {devices}; a = t.run(t.models(t.weighted())[0], t.only(pl.col('account_id')"
+            f".is_in(t.some_of(5).implode())), tile_rows=64, streams=3); assert not a.excepted; "
+            f"a.margins.write_parquet({str(tmp_path / str(devices))!r})"
+        )
+        flags = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+            "MARGINAX_NATIVE": native,
+        }
+        told = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **flags}, capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stderr
+    one, three = (pl.read_parquet(tmp_path / str(devices)) for devices in (1, 3))
+    assert len(one) > 20
+    assert one.equals(three)
 
 
 def test_wide_accounts_are_products_from_the_configured_width_on() -> None:

@@ -59,10 +59,7 @@ class TailPass:
         return other
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
-        """Compile what the first accounts of each width need; there is little."""
-        _, first = np.unique(self._exposures.positions.counts[accounts], return_index=True)
-        for _ in self.margins(accounts[first]):
-            pass
+        """Nothing ahead: programs are few and small, and machine code is there since the cube was sliced."""
 
     def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Chunk, tuple[Margin, Totals]]]:
         """The model's margins and totals for each chunk of these accounts."""
