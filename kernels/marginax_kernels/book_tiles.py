@@ -96,25 +96,24 @@ def position_tile(positions: Positions, piece: Piece, *, zero_row: int) -> Posit
     quantities = np.zeros((piece.rows, piece.width), positions.quantities.dtype)
     counts = positions.counts[piece.accounts]
     held[: len(counts)] = counts
-    row, column, entry = _entries(positions, piece.accounts, counts)
-    instruments[row, column] = positions.instruments[entry]
-    quantities[row, column] = positions.quantities[entry]
+    entries, filled = _entries(positions, piece.accounts, counts), np.arange(piece.width) < held[:, None]
+    instruments[filled] = positions.instruments[entries]
+    quantities[filled] = positions.quantities[entries]
     return PositionTile(held, instruments, quantities)
 
 
 def dense_tile(positions: Positions, piece: Piece, *, instruments: int) -> Float[np.ndarray, "rows instruments"]:
     """Quantities of a dense piece by instrument; several positions in one instrument are summed."""
     held = np.zeros((piece.rows, instruments), positions.quantities.dtype)
-    row, _, entry = _entries(positions, piece.accounts, positions.counts[piece.accounts])
-    np.add.at(held, (row, positions.instruments[entry]), positions.quantities[entry])
+    counts = positions.counts[piece.accounts]
+    entries, row = _entries(positions, piece.accounts, counts), np.repeat(np.arange(len(counts)), counts)
+    np.add.at(held, (row, positions.instruments[entries]), positions.quantities[entries])
     return held
 
 
-def _entries(
-    positions: Positions, accounts: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and entry of every position of these accounts."""
-    ends = np.cumsum(counts)
-    row = np.repeat(np.arange(len(accounts)), counts)
-    column = np.arange(len(row)) - np.repeat(ends - counts, counts)
-    return row, column, column + np.repeat(positions.starts[accounts], counts)
+def _entries(positions: Positions, accounts: np.ndarray, counts: np.ndarray) -> np.ndarray | slice:
+    """The entries of these accounts, one account after the other; neighbours need not be gathered."""
+    if len(accounts) and accounts[-1] - accounts[0] == len(accounts) - 1:
+        return slice(positions.starts[accounts[0]], positions.starts[accounts[-1] + 1])
+    before = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) + np.repeat(positions.starts[accounts] - before, counts)

@@ -7,10 +7,11 @@ traceable.
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float, Float64
-from scipy import special, stats
+from scipy import special
 
 from marginax_kernels.marginals import GREATEST_FREEDOM, most_likely_freedom
 
@@ -112,7 +113,7 @@ def copula_freedom(
 
     Cost: 26 passes over the pairs. Source: Genest, Ghoudi and Rivest (1995); Varin, Reid and Firth (2011).
     """
-    ranks = stats.rankdata(residuals, axis=0, nan_policy="omit")
+    ranks = scipy.stats.rankdata(residuals, axis=0, nan_policy="omit")
     uniforms = ranks / (np.sum(~np.isnan(residuals), axis=0) + 1)
     factors = residuals.shape[1]
     offsets = range(1, 1 + min(factors - 1, max(1, MOST_PAIRS // factors)))

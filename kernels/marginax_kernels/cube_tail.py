@@ -73,7 +73,7 @@ class CubeTail:
         mass = checked_weights(weights, scenarios, self._cube.dtype)
         question = Question(self._cube, mass, checked_tail(tail), scrambles)
         self._devices, self._dense_width = stream_devices(streams), dense_width
-        native = self._devices[0].platform == "cpu" and native_path().in_use
+        native = self._devices[0].platform == "cpu" and native_path(self._cube.dtype.name).in_use
         self._pass: BookPass = (NativePass if native else PurePass)(question, self._devices)
         self._rows = -(-(tile or self._pass.rows) // ROW_STEP) * ROW_STEP
 

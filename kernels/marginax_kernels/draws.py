@@ -10,10 +10,10 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
 from jaxtyping import Array, Float, Float64
-from scipy import special, stats
-from scipy.stats import qmc
+from scipy import special
 
 # Points are multiples of 2^-30 and are moved to the middle of their cells, so that none is zero.
 SOBOL_BITS = 30
@@ -44,15 +44,16 @@ def sobol_uniforms(
             f"`draws={draws}` cannot be cut into `scrambles={scrambles}` blocks of a power of two points, and Sobol "
             "points are balanced only then. Use for instance 16 blocks of 128, which is 2048."
         )
-    if not 1 <= dimensions <= qmc.Sobol.MAXDIM:
+    most = scipy.stats.qmc.Sobol.MAXDIM
+    if not 1 <= dimensions <= most:
         raise ValueError(
-            f"{dimensions} dimensions are outside the {qmc.Sobol.MAXDIM} that Sobol points exist for. Draw fewer "
+            f"{dimensions} dimensions are outside the {most} that Sobol points exist for. Draw fewer "
             "factors, or keep the principal components that matter."
         )
     blocks = []
     for scramble in range(scrambles):
         stream = np.random.default_rng(np.random.SeedSequence([seed, scramble]))
-        block = qmc.Sobol(dimensions, scramble=True, bits=SOBOL_BITS, seed=stream)
+        block = scipy.stats.qmc.Sobol(dimensions, scramble=True, bits=SOBOL_BITS, seed=stream)
         blocks.append(block.random_base2(points.bit_length() - 1))
     return np.concatenate(blocks) + 0.5 ** (SOBOL_BITS + 1)
 
@@ -110,7 +111,7 @@ def stretched_mixing(
             root = root - excess / (share * stretch * root ** (stretch - 1) + 1 - share)
         plain = root**stretch
         weights = 1 / (share + (1 - share) / stretch * root ** (1 - stretch))
-    scale = np.ones_like(uniform) if math.isinf(freedom) else np.sqrt(freedom / stats.chi2.ppf(plain, freedom))
+    scale = np.ones_like(uniform) if math.isinf(freedom) else np.sqrt(freedom / scipy.stats.chi2.ppf(plain, freedom))
     return scale, weights / weights.sum()
 
 

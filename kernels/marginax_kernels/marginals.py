@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, ArrayLike, Float, Float64
-from scipy import special, stats
+from scipy import special
 
 # Beyond 60 degrees of freedom no history of returns can tell a t from a normal; at 2 its variance is infinite.
 LEAST_FREEDOM = 2.1
@@ -185,7 +186,7 @@ def most_likely_freedom(
 
 def _reach(freedom: float) -> tuple[float, float]:
     """The width at which the law turns from bell to tail, and the outermost shock that a map follows."""
-    outermost = stats.norm.isf(OUTERMOST) if np.isinf(freedom) else stats.t.isf(OUTERMOST, freedom)
+    outermost = scipy.stats.norm.isf(OUTERMOST) if np.isinf(freedom) else scipy.stats.t.isf(OUTERMOST, freedom)
     return min(freedom, GREATEST_FREEDOM), float(outermost)
 
 

@@ -1,4 +1,4 @@
-"""Machine code for this processor: compiled once from the sources in `machine/`, kept in the user's cache.
+"""Machine code for this processor: compiled once a precision from the sources in `machine/`, kept in the user's cache.
 
 Nothing depends on it: where there is no compiler, or MARGINAX_NATIVE is 0, `book_tail` runs the same function in pure
 JAX. The library lies in `$XDG_CACHE_HOME/marginax/native` (`~/.cache` where that is not set) under a name made of the
@@ -25,8 +25,13 @@ SOURCES = ("book_tail.cc", "sweep.h", "product.h", "answer.h", "selection.h", "s
 COMPILERS = ("g++", "clang++")
 # Products are fused with sums, as XLA fuses them; no flag that would let NaN or infinity be something else.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-DNDEBUG", "-fPIC", "-shared")
-TARGETS = ("marginax_book_tail_f32", "marginax_book_tail_f64")
-# Compiling takes fifteen seconds on a slow machine; a compiler that hangs must not hang a venue.
+# The function that a library holds, and what its source calls the numbers of a precision.
+SYMBOL = "marginax_book_tail"
+PRECISIONS = {
+    "float32": ("-DMARGINAX_TYPE=F32", "-DMARGINAX_REAL=float"),
+    "float64": ("-DMARGINAX_TYPE=F64", "-DMARGINAX_REAL=double"),
+}
+# Compiling takes ten seconds on a slow machine; a compiler that hangs must not hang a venue.
 PATIENCE = 300
 
 
@@ -41,28 +46,32 @@ class _Unavailable(Exception):
     """There is no machine code to be had; the message says why."""
 
 
-def native_path() -> NativePath:
-    """Which path `book_tail` takes on CPU: machine code, or pure JAX. The first call compiles.
+def native_path(precision: str = "float32") -> NativePath:
+    """Which path `book_tail` of a cube of that precision takes on CPU: machine code, or pure JAX; compiles if need be.
 
     The environment variable MARGINAX_NATIVE is read at every call; 0 means pure JAX.
     """
     if os.environ.get("MARGINAX_NATIVE", "1") == "0":
         return NativePath(False, "MARGINAX_NATIVE is 0")
-    return _loaded()
+    return _loaded(precision)
+
+
+def target(precision: str) -> str:
+    """What XLA calls the function of a precision."""
+    return f"{SYMBOL}_{precision}"
 
 
 @cache
-def _loaded() -> NativePath:
+def _loaded(precision: str) -> NativePath:
     try:
         compiler = _compiler()
-        library = _library(compiler)
+        library = _library(compiler, precision)
         try:
             code = ctypes.CDLL(str(library))
         except OSError:  # a file that some other program broke
             library.unlink(missing_ok=True)
-            code = ctypes.CDLL(str(_library(compiler)))
-        for target in TARGETS:
-            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(code, target)), platform="cpu")
+            code = ctypes.CDLL(str(_library(compiler, precision)))
+        jax.ffi.register_ffi_target(target(precision), jax.ffi.pycapsule(getattr(code, SYMBOL)), platform="cpu")
     except (_Unavailable, OSError) as error:
         return NativePath(False, str(error))
     return NativePath(True, f"compiled by {compiler.name}: {library}")
@@ -83,15 +92,16 @@ def _compiler() -> _Compiler:
     raise _Unavailable(f"no compiler: neither {' nor '.join(COMPILERS)} is on the path")
 
 
-def _library(compiler: _Compiler) -> Path:
+def _library(compiler: _Compiler, precision: str) -> Path:
     """The compiled library, from the cache if it is there."""
     folder = files("marginax_kernels").joinpath("machine")
     sources = {name: folder.joinpath(name).read_bytes() for name in SOURCES}
-    facts = (compiler.version, " ".join(FLAGS), _processor(), version("jax"), version("jaxlib"))
+    flags = (*FLAGS, *PRECISIONS[precision])
+    facts = (compiler.version, " ".join(flags), _processor(), version("jax"), version("jaxlib"))
     key = hashlib.sha256(b"\0".join([*sources.values(), *(fact.encode() for fact in facts)])).hexdigest()
-    library = _folder() / f"book_tail-{key[:24]}.so"
+    library = _folder() / f"book_tail-{precision}-{key[:24]}.so"
     if not library.exists():
-        _compile(compiler, sources, library)
+        _compile(compiler, flags, sources, library)
     return library
 
 
@@ -109,7 +119,7 @@ def _folder() -> Path:
     return folder
 
 
-def _compile(compiler: _Compiler, sources: dict[str, bytes], library: Path) -> None:
+def _compile(compiler: _Compiler, flags: tuple[str, ...], sources: dict[str, bytes], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="compiling-") as place:
         out = Path(place) / library.name
         for name, source in sources.items():
@@ -117,7 +127,7 @@ def _compile(compiler: _Compiler, sources: dict[str, bytes], library: Path) -> N
         # Headers of XLA as the system's: their warnings are not ours.
         words = [
             compiler.path,
-            *FLAGS,
+            *flags,
             "-isystem",
             jax.ffi.include_dir(),
             str(Path(place) / SOURCES[0]),

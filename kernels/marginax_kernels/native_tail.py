@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
+from marginax_kernels.native import target
 from marginax_kernels.tail import student_widths
 from marginax_kernels.tile_tail import VENUE_BLOCK, TileTail, mass_grid, scenarios_needed
 
@@ -139,7 +140,7 @@ def native_tile_tail(
         jax.ShapeDtypeStruct((accounts,), jnp.int32),
         jax.ShapeDtypeStruct((blocks, _blocks(scenarios)), jnp.float64),
     )
-    call = jax.ffi.ffi_call(f"marginax_book_tail_f{8 * dtype.itemsize}", results)
+    call = jax.ffi.ffi_call(target(dtype.name), results)
     operands = (slices, held, instruments, quantities, weights, amounts, asked, firsts)
     var, shortfall, error, exceedance, worst, beyond = call(
         *operands, scenarios=np.int64(scenarios), dense=np.int64(dense)

@@ -11,9 +11,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
 from jaxtyping import Array, Float, Int
-from scipy import stats
 
 # k scenarios of weight 1/S must count as k/S in float32 too; without the slack rounding decides between the k-th
 # loss and the next. 1e-5 is 80 float32 roundings and far below the weight of any scenario worth having.
@@ -210,7 +210,7 @@ def student_widths(scrambles: int) -> Float[np.ndarray, " points"]:
 
     JAX has no quantile of t. The logarithm is nearly straight in 1 / nu: 65 points leave 5e-5 of it.
     """
-    factor = stats.t.ppf(0.975, 1 / (1 / (scrambles - 1) + np.linspace(0, 1, 65))) / stats.norm.ppf(0.975)
+    factor = scipy.stats.t.ppf(0.975, 1 / (1 / (scrambles - 1) + np.linspace(0, 1, 65))) / scipy.stats.norm.ppf(0.975)
     return np.log(factor)
 
 

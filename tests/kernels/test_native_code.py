@@ -52,7 +52,7 @@ def calls(place: Path) -> int:
 
 
 def library() -> Path:
-    return native._library(native._compiler())
+    return native._library(native._compiler(), "float32")
 
 
 def test_without_a_compiler_the_pure_path_answers_and_says_why(place: Path, rng: np.random.Generator) -> None:
@@ -124,7 +124,15 @@ def test_a_folder_that_others_may_write_in_is_not_trusted(place: Path) -> None:
 def test_the_source_travels_with_the_package() -> None:
     folder = Path(native.__file__).with_name("machine")
     assert {path.name for path in folder.iterdir()} == set(native.SOURCES)
-    assert all(target in (folder / native.SOURCES[0]).read_text() for target in native.TARGETS)
+    assert f"({native.SYMBOL}," in (folder / native.SOURCES[0]).read_text()
+
+
+def test_a_precision_that_nobody_asked_for_is_not_compiled(place: Path) -> None:
+    compiler(place, 'echo nonsense > "$2"')
+    reasons = [native_path(precision).reason for precision in ("float32", "float64", "float32")]
+    assert reasons[0] == reasons[2] != reasons[1]
+    assert "book_tail-float64-" in reasons[1]
+    assert calls(place) == 4
 
 
 FORK = """

@@ -125,5 +125,6 @@ auto Binding() {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(marginax_book_tail_f32, (BookTail<ffi::F32, float>), Binding<ffi::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(marginax_book_tail_f64, (BookTail<ffi::F64, double>), Binding<ffi::F64>());
+// A library holds one precision: who asks for float32 alone does not wait until float64 is compiled.
+XLA_FFI_DEFINE_HANDLER_SYMBOL(marginax_book_tail, (BookTail<ffi::MARGINAX_TYPE, MARGINAX_REAL>),
+                              Binding<ffi::MARGINAX_TYPE>());

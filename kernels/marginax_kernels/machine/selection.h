@@ -185,7 +185,7 @@ inline void KeepBeyond(Candidates<Real>& held, Real edge) {
   int64_t kept = 0;
   for (int64_t k = 0; k < held.count; k += kCount) {
     const Vector<Real> x = Load(held.loss + k);
-    const uint32_t bits = static_cast<uint32_t>(NotAtMost<Real>(x, bound));
+    const uint32_t bits = static_cast<uint32_t>(Compare<kNotAtMost, Real>(x, bound));
     if constexpr (kWeighted) Pack<Real>(held.weight + kept, Load(held.weight + k), bits);
     if (held.scenario) Pack<Real>(held.scenario + kept, Load(held.scenario + k), bits);
     Pack<Real>(held.loss + kept, x, bits);

@@ -59,7 +59,7 @@ __attribute__((always_inline)) inline void Select(const Tile<Real>& tile, const 
     const Vector<Real> amount = Spread(tile.amounts[a]);
     uint64_t beyond = 0;
 #pragma GCC unroll 8
-    for (int v = 0; v < kSums; ++v) beyond |= NotAtMost<Real>(sums[v], amount) << v * kCount;
+    for (int v = 0; v < kSums; ++v) beyond |= Compare<kNotAtMost, Real>(sums[v], amount) << v * kCount;
     if (beyond & valid) {
       for (int v = 0; v < kSums; ++v) Store(losses + v * kCount, sums[v]);
       for (int64_t k = left; k < kSpan; ++k) losses[k] = -std::numeric_limits<Real>::infinity();
@@ -72,7 +72,7 @@ __attribute__((always_inline)) inline void Select(const Tile<Real>& tile, const 
   const Vector<Real> bound = Spread(account.bound);
   uint64_t keep = 0;
 #pragma GCC unroll 8
-  for (int v = 0; v < kSums; ++v) keep |= NotAtMost<Real>(sums[v], bound) << v * kCount;
+  for (int v = 0; v < kSums; ++v) keep |= Compare<kNotAtMost, Real>(sums[v], bound) << v * kCount;
   keep &= valid;
   // What is not beyond the bound is the worst only where all so far are equal.
   if (!keep && account.bound != account.worst) return;
@@ -81,7 +81,7 @@ __attribute__((always_inline)) inline void Select(const Tile<Real>& tile, const 
   const Vector<Real> worst = Spread(account.worst);
   uint64_t top = 0;
 #pragma GCC unroll 8
-  for (int v = 0; v < kSums; ++v) top |= AtLeastBits<Real>(sums[v], worst) << v * kCount;
+  for (int v = 0; v < kSums; ++v) top |= Compare<kAtLeast, Real>(sums[v], worst) << v * kCount;
   if (top & valid) NoteWorst(losses, top & valid, natural, account);
   if (!keep) return;
   const Real* weights = kWeighted ? tile.weights + first : nullptr;
@@ -101,7 +101,7 @@ __attribute__((always_inline)) inline void Select(const Tile<Real>& tile, const 
 #pragma GCC unroll 8
     for (int v = 0; v < kSums; ++v) {
       const uint32_t bits = keep >> v * kCount & ((uint64_t{1} << kCount) - 1);
-      unknown |= NotAtMost<Real>(sums[v], infinite) & bits;
+      unknown |= Compare<kNotAtMost, Real>(sums[v], infinite) & bits;
       if constexpr (kWeighted) Pack<Real>(held.weight + count, Load(weights + v * kCount), bits);
       if (held.scenario) Pack<Real>(held.scenario + count, Rising<Real>(natural + v * kCount), bits);
       Pack<Real>(held.loss + count, sums[v], bits);

@@ -55,46 +55,30 @@ inline Vector<Real> Rising(int64_t from) {
   return x;
 }
 
-// One bit for each lane that is not at most `bound`: greater, or no number.
-template <typename Real>
-inline uint64_t NotAtMost(Vector<Real> x, Vector<Real> bound) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(Real) == 4) {
-    return _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_NLE_UQ);
-  } else {
-    return _mm512_cmp_pd_mask((__m512d)x, (__m512d)bound, _CMP_NLE_UQ);
-  }
-#elif defined(__AVX2__)
-  if constexpr (sizeof(Real) == 4) {
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)bound, _CMP_NLE_UQ)));
-  } else {
-    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd((__m256d)x, (__m256d)bound, _CMP_NLE_UQ)));
-  }
-#else
-  uint64_t bits = 0;
-  for (int k = 0; k < Lanes<Real>::kCount; ++k) bits |= uint64_t{!(x[k] <= bound[k])} << k;
-  return bits;
-#endif
-}
+// How lanes are compared, by the number that the processor knows it by: not at most is greater, or no number.
+constexpr int kNotAtMost = 0x16, kAtLeast = 0x1d;
 
-// One bit for each lane that is at least `bound`.
-template <typename Real>
-inline uint64_t AtLeastBits(Vector<Real> x, Vector<Real> bound) {
+// One bit for each lane that is so to `bound`.
+template <int kSo, typename Real>
+inline uint64_t Compare(Vector<Real> x, Vector<Real> bound) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(Real) == 4) {
-    return _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_GE_OQ);
+    return _mm512_cmp_ps_mask((__m512)x, (__m512)bound, kSo);
   } else {
-    return _mm512_cmp_pd_mask((__m512d)x, (__m512d)bound, _CMP_GE_OQ);
+    return _mm512_cmp_pd_mask((__m512d)x, (__m512d)bound, kSo);
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(Real) == 4) {
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)bound, _CMP_GE_OQ)));
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)bound, kSo)));
   } else {
-    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd((__m256d)x, (__m256d)bound, _CMP_GE_OQ)));
+    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd((__m256d)x, (__m256d)bound, kSo)));
   }
 #else
   uint64_t bits = 0;
-  for (int k = 0; k < Lanes<Real>::kCount; ++k) bits |= uint64_t{x[k] >= bound[k]} << k;
+  for (int k = 0; k < Lanes<Real>::kCount; ++k) {
+    const bool is = kSo == kNotAtMost ? !(x[k] <= bound[k]) : x[k] >= bound[k];
+    bits |= uint64_t{is} << k;
+  }
   return bits;
 #endif
 }

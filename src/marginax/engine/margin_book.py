@@ -145,7 +145,7 @@ def margined(
         exposures=exposures,
         model=model.name,
         settings=settings.model_copy(update={"engine": ready.settings}),
-        kernel=kernel(model),
+        kernel=kernel(model, ready.settings.precision),
         seed=ready.known.seed,
         figures=figures,
         statuses=statuses,

@@ -96,9 +96,9 @@ def book_pass(model: MarginModel, prepared: Prepared, exposures: Exposures, sett
     return (TilePass if model.asked_tails is None else TailPass)(model, prepared, exposures, settings)
 
 
-def kernel(model: MarginModel) -> str:
-    """What the accounts of a model are computed with, for the manifest."""
+def kernel(model: MarginModel, precision: str) -> str:
+    """What the accounts of a model are computed with in that precision, for the manifest."""
     if model.asked_tails is None:
         return "JAX, tile by tile"
-    use = native_path()
+    use = native_path(precision)
     return f"machine code ({use.reason.split(':')[0]})" if use.in_use else f"JAX ({use.reason})"
