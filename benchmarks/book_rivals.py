@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from benchmarks.book_numba import numba_kernel
 from benchmarks.book_workers import workers
 from marginax.bench.contenders import Answers, tail_scenarios
 from marginax.bench.workloads import Workload
-from marginax_kernels.native_tail import fill_slices, plan_sweep, slice_length
+from marginax_kernels.native_tail import plan_sweep, slice_length, sliced
 
 SLACK = 1e-5
 TILE = 64
@@ -183,12 +182,8 @@ def hand_written(load: Workload, threads: int) -> Answers:
     if load.weights is not None:
         raise NotImplementedError("written for equal weights")
     lane = max(64, slice_length(len(load.cube), load.cube.dtype))
-    slices = np.empty((-(-load.scenarios // lane), len(load.cube), lane), np.float32)
-    order = plan_sweep(load.scenarios, None, tail=load.tail).order
-    with ThreadPoolExecutor(threads) as pool:
-        bounds = np.linspace(0, len(load.cube), threads + 1).astype(int).tolist()
-        shares = [range(*ends) for ends in pairwise(bounds)]
-        list(pool.map(lambda share: fill_slices(slices, load.cube, order, share), shares))
+    sweep = plan_sweep(load.scenarios, None, tails=(load.tail,))
+    slices = sliced(load.cube, sweep, lane=lane, threads=threads)
     most = tail_scenarios(load)
 
     def tile(part: slice) -> Answers:

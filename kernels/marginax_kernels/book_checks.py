@@ -1,11 +1,15 @@
 """What the faces of a whole-book pass refuse: each error says what was given, what follows and what to do."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Weights rounded to float32 are off by 2^-24 of themselves each, and so is their sum; whoever divided by a sum of his
 # own in float32 may be off by a few roundings more. 16 of them are a tenth of the slack of 1e-5 that lets a tail of
 # everything be reached.
 WEIGHT_TOLERANCE = 16 * 2.0**-24
+# Tails of one pass at most; the machine code has room for so many.
+MOST_TAILS = 8
 
 
 def checked_cube(cube: np.ndarray) -> np.ndarray:
@@ -40,13 +44,17 @@ def check_ids(instrument_ids: np.ndarray, instruments: int) -> None:
         )
 
 
-def checked_tail(tail: float) -> float:
-    """A probability in (0, 1]."""
-    if not 0 < tail <= 1:
-        raise ValueError(
-            f"`tail={tail}` is no probability in (0, 1]; it is the small one, 0.01 for a confidence of 99 %."
-        )
-    return float(tail)
+def checked_tails(tail: float | Sequence[float]) -> tuple[float, ...]:
+    """One probability in (0, 1] or several."""
+    tails = tuple(float(each) for each in np.atleast_1d(np.asarray(tail, float)))
+    for each in tails:
+        if not 0 < each <= 1:
+            raise ValueError(
+                f"`tail={each}` is no probability in (0, 1]; it is the small one, 0.01 for a confidence of 99 %."
+            )
+    if not 1 <= len(tails) <= MOST_TAILS:
+        raise ValueError(f"{len(tails)} tails are asked at once; ask for 1 to {MOST_TAILS}.")
+    return tails
 
 
 def checked_weights(weights: np.ndarray | None, scenarios: int, dtype: np.dtype) -> np.ndarray | None:

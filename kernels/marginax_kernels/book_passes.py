@@ -1,43 +1,42 @@
 """How tiles of books are answered over one cube: what is placed on the devices once, and the call for a tile.
 
-`PurePass` runs `tile_tail` on any device, `NativePass` the same function in machine code on CPU. Both answer a tile
+`PurePass` is `tile_tail` on any device, `NativePass` the same function in machine code on CPU. Both answer a tile
 with NumPy arrays; the venue's losses come by blocks of 64 accounts, scenarios in the order of `order`.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 from math import ceil
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Array, Float, Float64, Int
 
+from marginax_kernels.aggregate import accumulate
 from marginax_kernels.book_tiles import ROW_STEP, Piece, Positions, dense_tile, position_tile
-from marginax_kernels.native_tail import fill_slices, native_tile_tail, plan_sweep, slice_length
+from marginax_kernels.native_tail import native_tile_tail, plan_sweep, slice_length, sliced
 from marginax_kernels.standalone import LEAST_NUMBERS
-from marginax_kernels.tile_tail import TileTail, dense_tile_tail, tile_tail
+from marginax_kernels.tile_tail import TileTail, dense_pnl, losses_tail
 
 # Accounts of a tile: pure tiles keep their losses near a core's cache, or fill a GPU; native ones keep none, and the
 # more accounts share a sweep of the cube, the less its slices cost.
 PURE_ROWS, GPU_ROWS, NATIVE_ROWS = 128, 2048, 1024
 
-_pure_tile = jax.jit(tile_tail, static_argnames=("tail", "scrambles"))
-_pure_dense_tile = jax.jit(dense_tile_tail, static_argnames=("tail", "scrambles"))
-
 
 class Question(NamedTuple):
-    """What is asked of every account, checked: the cube, masses (None for equal), the tail, scrambles and draws."""
+    """What is asked of every account, checked: the cube, masses (None for equal), tails from the greatest down,
+    scrambles and draws."""
 
     cube: Float[np.ndarray, "instruments scenarios"]
     weights: Float[np.ndarray, " scenarios"] | None
-    tail: float
+    tails: tuple[float, ...]
     scrambles: tuple[int, int]
 
 
 class Answer(NamedTuple):
-    """A tile on the host: what is known of each account by name, and the venue's losses by blocks of accounts."""
+    """A tile on the host: what is known of each account by name, accounts last, tails before them where they differ by
+    tail; and the venue's losses by blocks of accounts."""
 
     figures: dict[str, np.ndarray]
     venue_loss: Float64[np.ndarray, "blocks scenarios"]
@@ -74,7 +73,7 @@ class PurePass:
     ) -> Answer:
         """See `BookPass`."""
         asked, rows = self._question, len(self._question.cube)
-        static = {"tail": asked.tail, "scrambles": asked.scrambles}
+        static = {"tails": asked.tails, "scrambles": asked.scrambles}
         beside = (self._weights[stream], limits)
         with jax.enable_x64(True):
             if piece.dense:
@@ -96,15 +95,11 @@ class NativePass:
     def __init__(self, question: Question, devices: list[jax.Device]) -> None:
         cube = question.cube if len(question.cube) else np.zeros_like(question.cube, shape=(1, question.cube.shape[1]))
         self.rows, self.least = NATIVE_ROWS, ROW_STEP
-        self._scenarios, self._dtype = cube.shape[1], cube.dtype
-        sweep = plan_sweep(self._scenarios, question.weights, tail=question.tail, scrambles=question.scrambles)
+        self._scenarios, self._dtype, self._tails = cube.shape[1], cube.dtype, len(question.tails)
+        sweep = plan_sweep(self._scenarios, question.weights, tails=question.tails, scrambles=question.scrambles)
         self.order = sweep.order
         lane = slice_length(len(cube), cube.dtype)
-        slices = _aligned((-(-self._scenarios // lane), len(cube), lane), cube.dtype)
-        bounds = np.linspace(0, len(cube), len(devices) + 1).astype(int).tolist()
-        with ThreadPoolExecutor(len(devices)) as pool:
-            shares = [range(*ends) for ends in pairwise(bounds)]
-            list(pool.map(lambda rows: fill_slices(slices, cube, sweep.order, rows), shares))
+        slices = sliced(cube, sweep, lane=lane, threads=len(devices))
         with jax.enable_x64(True):
             self._slices = _placed(slices, devices)
             operands = (sweep.weights.astype(cube.dtype), sweep.asked, sweep.firsts)
@@ -119,9 +114,50 @@ class NativePass:
         operands = (self._slices[stream], *tile, self._weights[stream], amounts)
         with jax.enable_x64(True):
             found = native_tile_tail(
-                *operands, self._asked[stream], self._firsts[stream], scenarios=self._scenarios, dense=piece.dense
+                *operands,
+                self._asked[stream],
+                self._firsts[stream],
+                scenarios=self._scenarios,
+                tails=self._tails,
+                dense=piece.dense,
             )
             return _on_host(found)
+
+
+@partial(jax.jit, static_argnames=("tails", "scrambles"))
+def _pure_tile(
+    cube: Array,
+    rows: Array,
+    quantities: Array,
+    weights: Array | None,
+    amounts: Array | None,
+    *,
+    tails: tuple[float, ...],
+    scrambles: tuple[int, int],
+) -> TileTail:
+    return _by_tail(-accumulate(cube, rows, quantities), weights, amounts, tails, scrambles)
+
+
+@partial(jax.jit, static_argnames=("tails", "scrambles"))
+def _pure_dense_tile(
+    cube: Array,
+    held: Array,
+    weights: Array | None,
+    amounts: Array | None,
+    *,
+    tails: tuple[float, ...],
+    scrambles: tuple[int, int],
+) -> TileTail:
+    return _by_tail(-dense_pnl(cube, held), weights, amounts, tails, scrambles)
+
+
+def _by_tail(
+    losses: Array, weights: Array | None, amounts: Array | None, tails: tuple[float, ...], scrambles: tuple[int, int]
+) -> TileTail:
+    """`losses_tail` at each tail: value at risk, shortfall and error are tails x accounts."""
+    found = [losses_tail(losses, weights, amounts, tail=tail, scrambles=scrambles) for tail in tails]
+    var, shortfall, error = (jnp.stack(figures) for figures in zip(*(one[:3] for one in found), strict=True))
+    return found[0]._replace(var=var, expected_shortfall=shortfall, std_error=error)
 
 
 def _on_host(found: TileTail) -> Answer:
@@ -135,11 +171,3 @@ def _placed(array: np.ndarray | None, devices: list[jax.Device]) -> list[jax.Arr
         return [None] * len(devices)
     once = {device: jax.device_put(array, device) for device in set(devices)}
     return [once[device] for device in devices]
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that begins at a cache line, as jax asks of memory that it uses without a copy."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)

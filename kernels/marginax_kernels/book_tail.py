@@ -4,6 +4,8 @@ Conventions: NumPy arrays in, NumPy arrays out; P&L is a gain and losses are its
 Who asks several books of one cube prepares it once: `CubeTail`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,7 +18,7 @@ def book_tail(
     cube: Float[np.ndarray, "instruments scenarios"],
     weights: Float[np.ndarray, " scenarios"] | None,
     *,
-    tail: float,
+    tail: float | Sequence[float],
     amounts: Float[np.ndarray, " accounts"] | None = None,
     dense_width: int = DENSE_WIDTH,
     streams: int = 0,
@@ -26,8 +28,8 @@ def book_tail(
 
     `instrument_ids` are rows of the cube, -1 for padding; a quantity of zero contributes exactly zero, whatever its row
     holds. Units: quantities in contracts, the cube in currency per contract, amounts in currency. `weights` sum to one
-    and are None for equal ones; `tail` is a probability in (0, 1]. The cube's precision, float32 or float64, is that of
-    the pass; sums of money over accounts are float64.
+    and are None for equal ones; `tail` is a probability in (0, 1], or several, answered in one pass. The cube's
+    precision, float32 or float64, is that of the pass; sums of money over accounts are float64.
 
     Accounts of `dense_width` positions or more, in at least half of all instruments, are summed as a product of
     matrices in the cube's own order, so their last bits may hang on the width: it is part of the question. `streams` is
@@ -53,7 +55,7 @@ def ragged_book_tail(
     cube: Float[np.ndarray, "instruments scenarios"],
     weights: Float[np.ndarray, " scenarios"] | None,
     *,
-    tail: float,
+    tail: float | Sequence[float],
     amounts: Float[np.ndarray, " accounts"] | None = None,
     dense_width: int = DENSE_WIDTH,
     streams: int = 0,

@@ -5,14 +5,14 @@ stream over the cores of a CPU, in machine code where a compiler is found (`nati
 host in pure JAX. No tile, stream, chunk or neighbour changes an account's answers by one bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int32
 
-from marginax_kernels.book_checks import check_ids, checked_amounts, checked_cube, checked_tail, checked_weights
+from marginax_kernels.book_checks import check_ids, checked_amounts, checked_cube, checked_tails, checked_weights
 from marginax_kernels.book_passes import Answer, BookPass, NativePass, PurePass, Question
 from marginax_kernels.book_tiles import ROW_STEP, Piece, Positions, cut, live_entries
 from marginax_kernels.native import native_path
@@ -31,6 +31,8 @@ Progress = Callable[[int, int], None]
 class BookTail(NamedTuple):
     """Answers by account, in the cube's precision; money in the currency of the cube.
 
+    Where several tails are asked, the first three have a row for each.
+
     var: value at risk, the first loss at which the cumulated weight reaches `tail`.
     expected_shortfall: mean loss in the worst `tail` of the mass.
     std_error: standard error of the expected shortfall, if the scenarios are independent weighted draws, or scrambles.
@@ -40,9 +42,9 @@ class BookTail(NamedTuple):
     worst_scenario: the scenario of the greatest loss, the first of them where several tie; -1 where a loss is NaN.
     """
 
-    var: Float[np.ndarray, " accounts"]
-    expected_shortfall: Float[np.ndarray, " accounts"]
-    std_error: Float[np.ndarray, " accounts"]
+    var: Float[np.ndarray, "*tails accounts"]
+    expected_shortfall: Float[np.ndarray, "*tails accounts"]
+    std_error: Float[np.ndarray, "*tails accounts"]
     exceedance: Float[np.ndarray, " accounts"] | None
     venue_loss: Float64[np.ndarray, " scenarios"] | None
     worst_scenario: Int32[np.ndarray, " accounts"]
@@ -51,6 +53,8 @@ class BookTail(NamedTuple):
 class CubeTail:
     """A cube, its weights and a tail, ready to be asked of any book; see `book_tail` for units, gradient and the rest.
 
+    `tail` may be several: all are answered in one pass, which costs little more than the greatest of them alone, and
+    each as if it were alone.
     `scrambles` are how many independent scrambles the first so many draws of the scenarios are made of, (0, 0) for
     independent draws. Raises ValueError as `book_tail` does, and for draws that cannot be cut into scrambles.
     """
@@ -60,7 +64,7 @@ class CubeTail:
         cube: Float[np.ndarray, "instruments scenarios"],
         weights: Float[np.ndarray, " scenarios"] | None,
         *,
-        tail: float,
+        tail: float | Sequence[float],
         scrambles: tuple[int, int] = (0, 0),
         dense_width: int = DENSE_WIDTH,
         streams: int = 0,
@@ -71,7 +75,12 @@ class CubeTail:
         if scrambles[0]:
             check_scrambles(scenarios, scrambles=scrambles[0], draws=scrambles[1])
         mass = checked_weights(weights, scenarios, self._cube.dtype)
-        question = Question(self._cube, mass, checked_tail(tail), scrambles)
+        tails = checked_tails(tail)
+        # The pass takes them from the greatest down, and `_rank` puts them back.
+        falling = sorted(set(tails), reverse=True)
+        self._rank = falling.index(tails[0]) if np.ndim(tail) == 0 else [falling.index(each) for each in tails]
+        self._tails = len(falling)
+        question = Question(self._cube, mass, tuple(falling), scrambles)
         self._devices, self._dense_width = stream_devices(streams), dense_width
         native = self._devices[0].platform == "cpu" and native_path(self._cube.dtype.name).in_use
         self._pass: BookPass = (NativePass if native else PurePass)(question, self._devices)
@@ -106,8 +115,9 @@ class CubeTail:
 
     def _of(self, positions: Positions, amounts: np.ndarray | None, progress: Progress | None) -> BookTail:
         accounts, (_, scenarios) = len(positions.starts) - 1, self._cube.shape
-        names = ("var", "expected_shortfall", "std_error", *(() if amounts is None else ("exceedance",)))
-        found = {name: np.zeros(accounts, self._cube.dtype) for name in names}
+        by_tail, of_all = ("var", "expected_shortfall", "std_error"), () if amounts is None else ("exceedance",)
+        found = {name: np.zeros((self._tails, accounts), self._cube.dtype) for name in by_tail}
+        found |= {name: np.zeros(accounts, self._cube.dtype) for name in of_all}
         worst = found["worst_scenario"] = np.zeros(accounts, np.int32)
         visited, done, streams = np.zeros(scenarios), 0, len(self._devices)
 
@@ -118,7 +128,7 @@ class CubeTail:
         pieces = cut(positions.counts, dense, rows=self._rows, streams=streams, least=least)
         for piece, answer in run_streams(work, pieces, streams):
             for name, figure in found.items():
-                figure[piece.accounts] = answer.figures[name][: len(piece.accounts)]
+                figure[..., piece.accounts] = answer.figures[name][..., : len(piece.accounts)]
             # One block after the other, whatever tile brought them: the sum does not hang on tiles.
             for block in answer.venue_loss:
                 visited += block[:scenarios]
@@ -131,7 +141,7 @@ class CubeTail:
         if amounts is not None:
             venue_loss = np.zeros(scenarios)
             venue_loss[self._pass.order] = visited
-        var, shortfall, error = (found[name] for name in names[:3])
+        var, shortfall, error = (found[name][self._rank] for name in by_tail)
         return BookTail(var, shortfall, error, found.get("exceedance"), venue_loss, worst)
 
     def _dense(self, positions: Positions) -> Bool[np.ndarray, " accounts"]:

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import Float, Int32
 
-SOURCES = ("book_tail.cc", "sweep.h", "product.h", "answer.h", "selection.h", "scratch.h", "vectors.h")
+SOURCES = ("book_tail.cc", "sweep.h", "product.h", "slices.h", "answer.h", "selection.h", "scratch.h", "vectors.h")
 COMPILERS = ("g++", "clang++")
 # Products are fused with sums, as XLA fuses them; no flag that would let NaN or infinity be something else.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-DNDEBUG", "-fPIC", "-shared")
-# The function that a library holds, and what its source calls the numbers of a precision.
-SYMBOL = "marginax_book_tail"
+# The functions that a library holds, and what its source calls the numbers of a precision.
+SYMBOL, FILL = "marginax_book_tail", "marginax_fill_slices"
 PRECISIONS = {
     "float32": ("-DMARGINAX_TYPE=F32", "-DMARGINAX_REAL=float"),
     "float64": ("-DMARGINAX_TYPE=F64", "-DMARGINAX_REAL=double"),
@@ -53,7 +55,21 @@ def native_path(precision: str = "float32") -> NativePath:
     """
     if os.environ.get("MARGINAX_NATIVE", "1") == "0":
         return NativePath(False, "MARGINAX_NATIVE is 0")
-    return _loaded(precision)
+    return _loaded(precision)[0]
+
+
+def fill(
+    cube: Float[np.ndarray, "rows scenarios"],
+    slices: Float[np.ndarray, "slices rows lane"],
+    firsts: Int32[np.ndarray, " blocks"],
+    share: range,
+) -> None:
+    """Copy a share of the cube's rows into slices, as `slices.h` says; all in one piece, of one precision."""
+    code = _loaded(cube.dtype.name)[1]
+    assert code is not None
+    pointers = (ctypes.c_void_p(each.ctypes.data) for each in (cube, slices, firsts))
+    numbers = (*cube.shape, slices.shape[2], share.start, share.stop)
+    getattr(code, FILL)(*pointers, *map(ctypes.c_int64, numbers))
 
 
 def target(precision: str) -> str:
@@ -62,7 +78,7 @@ def target(precision: str) -> str:
 
 
 @cache
-def _loaded(precision: str) -> NativePath:
+def _loaded(precision: str) -> tuple[NativePath, ctypes.CDLL | None]:
     try:
         compiler = _compiler()
         library = _library(compiler, precision)
@@ -73,8 +89,8 @@ def _loaded(precision: str) -> NativePath:
             code = ctypes.CDLL(str(_library(compiler, precision)))
         jax.ffi.register_ffi_target(target(precision), jax.ffi.pycapsule(getattr(code, SYMBOL)), platform="cpu")
     except (_Unavailable, OSError) as error:
-        return NativePath(False, str(error))
-    return NativePath(True, f"compiled by {compiler.name}: {library}")
+        return NativePath(False, str(error)), None
+    return NativePath(True, f"compiled by {compiler.name}: {library}"), code
 
 
 class _Compiler(NamedTuple):
@@ -140,7 +156,8 @@ def _compile(compiler: _Compiler, flags: tuple[str, ...], sources: dict[str, byt
             raise _Unavailable(f"{compiler.name} took longer than {PATIENCE} seconds") from error
         if done.returncode or not out.exists():
             lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise _Unavailable(f"{compiler.name} could not compile {SOURCES[0]}: {lines[-1]}")
+            told = next((line for line in lines if "error" in line), lines[-1])
+            raise _Unavailable(f"{compiler.name} could not compile {SOURCES[0]}: {told}")
         os.replace(out, library)
 
 

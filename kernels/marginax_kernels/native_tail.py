@@ -6,7 +6,9 @@ is a function of the number of scenarios alone. The answers are those of `tile_t
 others, summed in float64, nearer to the truth by the roundings of its sums.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from math import gcd
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
-from marginax_kernels.native import target
+from marginax_kernels.native import fill, target
 from marginax_kernels.tail import student_widths
 from marginax_kernels.tile_tail import VENUE_BLOCK, TileTail, mass_grid, scenarios_needed
 
@@ -25,8 +27,6 @@ BLOCK = 64
 SLICE_BYTES = 2**18
 # Scenarios of a slice at most: longer runs of a row gain nothing.
 LONGEST_LANE = 512
-# Numbers of the cube that are put in order at a time: they stay in a cache (`fill_slices`).
-FILLED = 2**17
 
 
 class Sweep(NamedTuple):
@@ -45,10 +45,10 @@ def plan_sweep(
     scenarios: int,
     weights: Float[np.ndarray, " scenarios"] | None,
     *,
-    tail: float,
+    tails: tuple[float, ...],
     scrambles: tuple[int, int] = (0, 0),
 ) -> Sweep:
-    """The order of visits, and how many candidates of an account have room.
+    """The order of visits, and how many candidates of an account have room; `tails` come with the greatest first.
 
     Room is for two and a half times the fewest scenarios that any tail can need: those of least weight. The factor is
     the fastest of 1.5 to 10 at 1 % of 10,240 equal and of 2,048 stretched weights, by a little.
@@ -56,16 +56,16 @@ def plan_sweep(
     order = visiting_order(scenarios)
     wide = np.full(scenarios, 1 / scenarios) if weights is None else weights.astype(np.float64)
     if weights is None:
-        most = scenarios_needed(scenarios, tail=tail)
-        needed, grid, squares, masses = float(most), 1.0, 1 / scenarios, np.zeros(0)
+        needed = [float(scenarios_needed(scenarios, tail=tail)) for tail in tails]
+        most, grid, squares, masses = int(needed[0]), 1.0, 1 / scenarios, np.zeros(0)
     else:
-        on_grid = mass_grid(scenarios, tail=tail)
-        needed, grid = float(on_grid.needed), 2.0**on_grid.bits
+        grids = [mass_grid(scenarios, tail=tail) for tail in tails]
+        needed, grid = [float(each.needed) for each in grids], 2.0 ** grids[0].bits
         squares = float(np.sum(wide**2))
-        most = 1 + int(np.searchsorted(np.cumsum(np.sort(np.floor(wide * grid))), needed))
+        most = 1 + int(np.searchsorted(np.cumsum(np.sort(np.floor(wide * grid))), needed[0]))
         masses = np.concatenate([weights[order], np.zeros(-scenarios % BLOCK, weights.dtype)])
     room = min(_blocks(5 * most // 2) + BLOCK, _blocks(scenarios) + BLOCK)
-    asked = np.array([needed, tail, grid, squares, room])
+    asked = np.concatenate([[grid, squares, room, len(tails)], np.stack([needed, tails], axis=1).ravel()])
     blocks, draws = scrambles
     if blocks:
         shares = wide[:draws].reshape(blocks, -1).sum(axis=1)
@@ -89,30 +89,27 @@ def slice_length(rows: int, dtype: np.dtype) -> int:
     return min(LONGEST_LANE, fit // BLOCK * BLOCK) or BLOCK // 2
 
 
-def fill_slices(
-    slices: Float[np.ndarray, "slices rows lane"],
-    cube: Float[np.ndarray, "rows scenarios"],
-    order: Int[np.ndarray, " scenarios"],
-    rows: range,
-) -> None:
-    """Copy some rows of the cube into slices, scenarios as visited; what lies behind the last is zero. Several may run.
-
-    A few rows at a time are put in order and then spread over all slices: half the time of slice after slice.
-    """
-    scenarios, (count, _, lane) = cube.shape[1], slices.shape
-    whole = scenarios // BLOCK * BLOCK
-    blocks = order[:whole:BLOCK] // BLOCK
-    step = max(8, FILLED // scenarios)
-    for first in range(rows.start, rows.stop, step):
-        some = slice(first, min(first + step, rows.stop))
-        visited = np.zeros((some.stop - first, count * lane), cube.dtype)
-        runs = cube[some, :whole].reshape(len(visited), len(blocks), BLOCK)
-        visited[:, :whole].reshape(runs.shape)[...] = runs[:, blocks]
-        visited[:, whole:scenarios] = cube[some, whole:]
-        slices[:, some] = visited.reshape(len(visited), count, lane).swapaxes(0, 1)
+def sliced(
+    cube: Float[np.ndarray, "rows scenarios"], sweep: Sweep, *, lane: int, threads: int
+) -> Float[np.ndarray, "slices rows lane"]:
+    """The cube in slices, scenarios as visited; what lies behind the last is zero."""
+    rows, scenarios = cube.shape
+    slices = _aligned((-(-scenarios // lane), rows, lane), cube.dtype)
+    bounds = np.linspace(0, rows, threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda ends: fill(cube, slices, sweep.firsts, range(*ends)), pairwise(bounds)))
+    return slices
 
 
-@partial(jax.jit, static_argnames=("scenarios", "dense"))
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that begins at a cache line, as jax asks of memory that it uses without a copy."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+@partial(jax.jit, static_argnames=("scenarios", "tails", "dense"))
 def native_tile_tail(
     slices: Float[Array, "slices rows lane"],
     held: Int[Array, " accounts"],
@@ -124,19 +121,22 @@ def native_tile_tail(
     firsts: Int[Array, " blocks"],
     *,
     scenarios: int,
+    tails: int,
     dense: bool,
 ) -> TileTail:
-    """`tile_tail` in machine code, or `dense_tile_tail` of the same positions; `amounts` empty for none.
+    """`tile_tail` in machine code, or `dense_tile_tail` of the same positions; `amounts` empty for none. Value at risk,
+    shortfall and error are tails x accounts.
 
     Rows with `held` -1 have NaN. Dense accounts are summed in the order of the cube; they must hold finite rows.
     Needs 64-bit types enabled. Gradient: none.
     """
     dtype, accounts = amounts.dtype, len(held)
-    figure = jax.ShapeDtypeStruct((accounts,), dtype)
+    figure = jax.ShapeDtypeStruct((tails, accounts), dtype)
     asks = amounts.size > 0
     blocks = -(-accounts // VENUE_BLOCK) if asks else 0
     results = (
-        *(figure,) * 4,
+        *(figure,) * 3,
+        jax.ShapeDtypeStruct((accounts,), dtype),
         jax.ShapeDtypeStruct((accounts,), jnp.int32),
         jax.ShapeDtypeStruct((blocks, _blocks(scenarios)), jnp.float64),
     )

@@ -32,11 +32,14 @@ COARSE_BITS, FINE_BITS = 30, 22
 
 
 class TileTail(NamedTuple):
-    """Answers of a tile: a number an account, and for the venue a row for each block of 64 accounts."""
+    """Answers of a tile: a number an account, and for the venue a row for each block of 64 accounts.
 
-    var: Float[Array, " accounts"]
-    expected_shortfall: Float[Array, " accounts"]
-    std_error: Float[Array, " accounts"]
+    Where several tails are asked, the first three have a row for each.
+    """
+
+    var: Float[Array, "*tails accounts"]
+    expected_shortfall: Float[Array, "*tails accounts"]
+    std_error: Float[Array, "*tails accounts"]
     exceedance: Float[Array, " accounts"] | None
     venue_loss: Float[Array, "blocks scenarios"] | None
     worst_scenario: Int[Array, " accounts"]

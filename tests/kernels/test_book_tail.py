@@ -17,7 +17,6 @@ from marginax_kernels import (
     book_tail,
     expected_shortfall_scramble_error,
     ragged_book_tail,
-    tile_tail,
 )
 from reference import book as twin
 from reference.samples import rounding
@@ -97,6 +96,26 @@ def test_the_error_over_scrambles_is_that_of_the_losses(
     plain = book_tail(*book[:4], tail=tail)
     np.testing.assert_array_equal(got.var, plain.var)
     np.testing.assert_allclose(got.expected_shortfall, plain.expected_shortfall, rtol=rounding(precision, 700, 1.0))
+
+
+@pytest.mark.parametrize("scrambles", [(0, 0), (16, 640)], ids=["draws", "scrambles"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
+def test_several_tails_are_answered_each_as_if_it_were_alone(
+    rng: np.random.Generator, weighted: bool, scrambles: tuple[int, int], path: str
+) -> None:
+    book = ragged(rng, SINGLE, accounts=70, scenarios=700, weighted=weighted)
+    book.cube[3, 7] = np.nan
+    held = np.arange(71) * book.instrument_ids.shape[1], book.instrument_ids.ravel(), book.quantities.ravel()
+    tails = (0.01, 0.2, 0.001, 0.2)
+    together = CubeTail(book.cube, book.weights, tail=tails, scrambles=scrambles).of(*held, book.amounts)
+    assert np.isnan(together.var).any(axis=1).all()
+    for k, tail in enumerate(tails):
+        alone = CubeTail(book.cube, book.weights, tail=tail, scrambles=scrambles).of(*held, book.amounts)
+        assert_same_bits((together.var[k],), (alone.var,), f"tail {tail}")
+        for one, other in zip((each[k] for each in together[1:3]), alone[1:3], strict=True):
+            # XLA sums in another order where one program does more; machine code does not.
+            np.testing.assert_allclose(one, other, rtol=0 if path == "native" else rounding(SINGLE, 700, 1.0))
+        assert_same_bits(tuple(together[3:]), tuple(alone[3:]), "what no tail decides")
 
 
 def test_draws_that_are_no_scrambles_are_refused() -> None:
@@ -247,8 +266,8 @@ def test_a_book_without_accounts_and_an_account_without_positions_owe_nothing(pr
 
 def test_each_width_is_compiled_once(rng: np.random.Generator, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "_pure_tile" if path == "pure" else "native_tile_tail"
-    body = tile_tail if path == "pure" else book_passes.native_tile_tail.__wrapped__
-    static = ("tail", "scrambles") if path == "pure" else ("scenarios", "dense")
+    body = getattr(book_passes, name).__wrapped__
+    static = ("tails", "scrambles") if path == "pure" else ("scenarios", "tails", "dense")
     counted = jax.jit(assert_max_traces(body, max_traces=2), static_argnames=static)
     monkeypatch.setattr(book_passes, name, counted)
     for accounts in (500, 501, 700):
@@ -280,6 +299,9 @@ GOOD = Book(np.zeros((2, 2), int), np.ones((2, 2)), np.ones((3, 4), np.float32),
         ({"tail": 0.0}, r"`tail=0.0` is no probability"),
         ({"tail": 99}, "0.01 for a confidence of 99 %"),
         ({"tail": np.nan}, "no probability"),
+        ({"tail": (0.01, 2.0)}, r"`tail=2.0` is no probability"),
+        ({"tail": ()}, "0 tails are asked"),
+        ({"tail": [0.01] * 9}, "9 tails are asked at once"),
     ],
 )
 def test_bad_input_is_refused_with_what_to_do(change: dict[str, np.ndarray], said: str) -> None:

@@ -213,7 +213,7 @@ def test_calls_from_many_threads_give_the_same_bits(rng: np.random.Generator) ->
         assert_same_bits(call.result(), alone)
 
 
-SWEEP = plan_sweep(100, None, tail=0.01)
+SWEEP = plan_sweep(100, None, tails=(0.01,))
 GOOD = SWEEP.asked
 
 
@@ -228,14 +228,16 @@ GOOD = SWEEP.asked
         ({"slices": np.ones((1, 9, 64), np.float32)}, "do not hold the scenarios"),
         ({"slices": np.ones((4, 9, 48), np.float32)}, "do not hold the scenarios"),
         ({"weights": np.ones(100, np.float32)}, "weights end inside a block"),
-        ({"asked": np.ones(4)}, "five numbers"),
-        ({"asked": np.ones(40)}, "five numbers"),
+        ({"asked": np.ones(4)}, "tails are asked"),
+        ({"asked": np.ones(40)}, "tails are asked"),
+        ({"asked": np.array([1, 0.1, 128, 9, *np.ones(18)])}, "tails are asked"),
+        ({"asked": np.array([1, 0.1, 128, 2, 3, 0.01, 1, 0.01])}, "an answer has no room"),
         ({"asked": np.concatenate([GOOD, [101], np.zeros(65), np.ones(2)])}, "scrambles do not fit"),
         ({"asked": np.concatenate([GOOD, [9], np.zeros(65), np.ones(2)])}, "scrambles do not fit"),
         ({"asked": np.concatenate([GOOD, [np.nan], np.zeros(65), np.ones(2)])}, "scrambles do not fit"),
         ({"firsts": np.zeros(1, np.int32)}, "begin nowhere"),
-        ({"asked": np.array([3, 0.01, 1, 0.1, 1e18])}, "no room"),
-        ({"asked": np.array([3, 0.01, 1, 0.1, np.nan])}, "no room"),
+        ({"asked": np.array([1, 0.1, 1e18, 1, 3, 0.01])}, "no room"),
+        ({"asked": np.array([1, 0.1, np.nan, 1, 3, 0.01])}, "no room"),
     ],
 )
 def test_operands_that_do_not_fit_are_refused_before_anything_is_read(change: dict[str, np.ndarray], said: str) -> None:
@@ -250,4 +252,4 @@ def test_operands_that_do_not_fit_are_refused_before_anything_is_read(change: di
         "firsts": SWEEP.firsts,
     }
     with jax.enable_x64(True), pytest.raises(jax.errors.JaxRuntimeError, match=said):
-        jax.block_until_ready(native_tile_tail(**{**operands, **change}, scenarios=100, dense=False))
+        jax.block_until_ready(native_tile_tail(**{**operands, **change}, scenarios=100, tails=1, dense=False))

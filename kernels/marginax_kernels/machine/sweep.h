@@ -14,7 +14,7 @@ constexpr int kSparse = 12;                     // so few of a span are kept fas
 // A tile, and where its answers go. Scenarios stand in the order in which they are visited.
 template <typename Real>
 struct Tile {
-  int64_t accounts, scenarios, width, rows, lane;
+  int64_t accounts, scenarios, tails, width, rows, lane;
   bool dense;                  // accounts are summed as products of matrices
   const Real* slices;          // slices x rows x lane
   const int32_t* held;         // positions of each account, -1 where there is no account
@@ -23,7 +23,8 @@ struct Tile {
   const Real* weights;         // padded with zeros to whole blocks; null where all are equal
   const Real* amounts;         // null for none
   const int32_t* firsts;       // the first scenario of each visited block, as the caller counts them
-  Real *var, *shortfall, *error, *exceedance;
+  Real *var, *shortfall, *error;  // tails x accounts
+  Real* exceedance;
   int32_t* worst;
   double* venue;               // blocks of accounts x scenarios, padded to whole blocks
 };
@@ -137,11 +138,12 @@ inline void Gather(const Tile<Real>& tile, int64_t a, const Real* from, Vector<R
   for (int v = 0; v < kSums; ++v) sums[v] = total[v];
 }
 
-// Answers a tile; false where there is no memory for it.
+// Answers a tile for each of its tails, the greatest first; false where there is no memory for it.
 template <typename Real, bool kWeighted, int kSums>
-bool Sweep(const Tile<Real>& tile, const Asked& asked) {
+bool Sweep(const Tile<Real>& tile, const Asked* tails) {
   constexpr int64_t kSpan = kSums * Lanes<Real>::kCount;
-  thread_local Scratch scratch, states, blocks, columns;
+  const Asked& asked = tails[0];  // what a greater tail keeps holds all that a smaller one needs
+  thread_local Scratch scratch, states, blocks, columns, totals;
   thread_local GroupRoom<Real> product;
   // A line more than a power of two, so that not all accounts' candidates fall on the same sets of a cache.
   const int64_t stride = asked.room + 2 * kBlock + kLine / static_cast<int64_t>(sizeof(Real));
@@ -152,9 +154,14 @@ bool Sweep(const Tile<Real>& tile, const Asked& asked) {
   Real* room = scratch.Take<Real>(together * each);
   Account<Real>* accounts = states.Take<Account<Real>>(together);
   double* sums_of_scrambles = blocks.Take<double>(asked.scrambles);
-  Group<Real>* dense = tile.dense ? columns.Take<Group<Real>>(groups) : nullptr;
-  if (!room || !accounts || !sums_of_scrambles || (tile.dense && (!dense || !product.Take(groups, tile.rows)))) {
-    return false;
+  if (!room || !accounts || !sums_of_scrambles) return false;
+  Group<Real>* dense = nullptr;
+  Vector<Real>* losses = nullptr;
+  const int64_t vectors = tile.lane / Lanes<Real>::kCount;
+  if (tile.dense) {
+    dense = columns.Take<Group<Real>>(groups), losses = totals.Take<Vector<Real>>(groups * kGroup * vectors);
+    const int64_t height = std::max<int64_t>(1, kPanel / (tile.lane * static_cast<int64_t>(sizeof(Real))));
+    if (!dense || !losses || !product.Take(groups, tile.rows, height)) return false;
   }
   for (int64_t start = 0; start < tile.accounts; start += together) {
     const int64_t end = std::min(tile.accounts, start + together), units = (end - start + members - 1) / members;
@@ -178,16 +185,20 @@ bool Sweep(const Tile<Real>& tile, const Asked& asked) {
       const char* next = reinterpret_cast<const char*>(slice + tile.rows * tile.lane);
       const int64_t bytes = first + tile.lane < tile.scenarios ? tile.rows * tile.lane * sizeof(Real) : 0;
       const int64_t share = (bytes / units + kLine) / kLine * kLine;
+      if (tile.dense) {
+        std::fill_n(losses, units * kGroup * vectors, Vector<Real>{});
+        for (int64_t panel = 0; panel < product.panels(); ++panel) {
+          for (int64_t u = 0; u < units; ++u) Product(dense[u], panel, slice, vectors, losses + u * kGroup * vectors);
+        }
+      }
       for (int64_t u = 0; u < units; ++u) {
         const int64_t fetched = std::min(bytes, (u + 1) * share);
         for (int64_t at = u * share; at < fetched; at += kLine) __builtin_prefetch(next + at, 0, 2);
         const int64_t from = u * members, to = std::min(from + members, end - start);
-        for (int64_t b = 0; tile.dense && b < spans; b += kSpan) {
-          Vector<Real> sums[kGroup][kSums];
-          Product<Real, kSums>(dense[u], slice + b, tile.lane, sums);
-          for (int64_t k = from; k < to; ++k) {
-            if (idle(k)) continue;
-            Select<Real, kWeighted, kSums>(tile, asked, start + k, sums[k - from], first + b, accounts[k]);
+        for (int64_t k = from; tile.dense && k < to; ++k) {
+          const Vector<Real>* sums = losses + k * vectors;
+          for (int64_t b = 0; b < spans && !idle(k); b += kSpan) {
+            Select<Real, kWeighted, kSums>(tile, asked, start + k, sums + b / Lanes<Real>::kCount, first + b, accounts[k]);
           }
         }
         for (int64_t b = 0; !tile.dense && b < spans && !idle(from); b += kSpan) {
@@ -200,12 +211,18 @@ bool Sweep(const Tile<Real>& tile, const Asked& asked) {
     for (int64_t a = start; a < end; ++a) {
       Account<Real>& account = accounts[a - start];
       constexpr Real kUnknown = std::numeric_limits<Real>::quiet_NaN();
-      tile.var[a] = tile.shortfall[a] = tile.error[a] = tile.exceedance[a] = kUnknown;
+      for (int64_t t = 0; t < tile.tails; ++t) {
+        const int64_t at = t * tile.accounts + a;
+        tile.var[at] = tile.shortfall[at] = tile.error[at] = kUnknown;
+        if (account.unknown) continue;
+        Answer<Real, kWeighted>(account.held, account.bound, tails[t], sums_of_scrambles, tile.var + at,
+                                tile.shortfall + at, tile.error + at);
+        account.bound = tile.var[at];
+      }
+      tile.exceedance[a] = kUnknown;
       tile.worst[a] = -1;
       if (account.unknown) continue;
       tile.worst[a] = static_cast<int32_t>(account.place);
-      Answer<Real, kWeighted>(account.held, account.bound, asked, sums_of_scrambles, tile.var + a, tile.shortfall + a,
-                              tile.error + a);
       if (tile.amounts && tile.amounts[a] == tile.amounts[a]) {
         tile.exceedance[a] = static_cast<Real>(account.exceeded * (kWeighted ? 1 : asked.even));
       }

@@ -36,18 +36,16 @@ class TailPass:
         self._dtype = np.float32 if settings.precision == "float32" else np.float64
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and its holders `numerical`
             cube = np.asarray(prepared.cube).astype(self._dtype)
-        self._tails = {
-            tail: CubeTail(
-                cube,
-                np.asarray(prepared.weights),
-                tail=tail,
-                scrambles=model.scrambles,
-                dense_width=settings.dense_width,
-                streams=settings.streams,
-                tile=settings.tile_rows,
-            )
-            for tail in model.asked_tails or ()
-        }
+        self._asked = model.asked_tails or ()
+        self._tails = CubeTail(
+            cube,
+            np.asarray(prepared.weights),
+            tail=self._asked,
+            scrambles=model.scrambles,
+            dense_width=settings.dense_width,
+            streams=settings.streams,
+            tile=settings.tile_rows,
+        )
         self._tiles: TilePass | None = None
         self._settings = settings
 
@@ -77,18 +75,23 @@ class TailPass:
         held = self._exposures
         positions, collateral = held.positions.taken(accounts), held.collateral.taken(accounts)
         both, equity = positions.beside(collateral), held.equity[accounts]
-        joint = {tail: ready.of(both.starts, both.columns, both.amounts, equity) for tail, ready in self._tails.items()}
+        found = self._tails.of(both.starts, both.columns, both.amounts, equity)
         pledging = np.flatnonzero(collateral.counts)
-        alone = {tail: each.expected_shortfall for tail, each in joint.items()}
+        alone = found.expected_shortfall
         if len(pledging):
-            apart = positions.taken(pledging)
-            alone = {tail: each.copy() for tail, each in alone.items()}
-            for tail, ready in self._tails.items():
-                alone[tail][pledging] = ready.of(apart.starts, apart.columns, apart.amounts).expected_shortfall
-        margin = self._model.margin_of(self._prepared, Tails(joint, alone, positions.counts > 0, collateral))
-        venue_loss = next(iter(joint.values())).venue_loss
-        assert venue_loss is not None
-        return margin, Totals(venue_loss[None])
+            apart, alone = positions.taken(pledging), alone.copy()
+            alone[:, pledging] = self._tails.of(apart.starts, apart.columns, apart.amounts).expected_shortfall
+        joint = {
+            tail: found._replace(
+                var=found.var[k], expected_shortfall=found.expected_shortfall[k], std_error=found.std_error[k]
+            )
+            for k, tail in enumerate(self._asked)
+        }
+        margin = self._model.margin_of(
+            self._prepared, Tails(joint, dict(zip(self._asked, alone, strict=True)), positions.counts > 0, collateral)
+        )
+        assert found.venue_loss is not None
+        return margin, Totals(found.venue_loss[None])
 
 
 def book_pass(model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> "TilePass | TailPass":
