@@ -26,6 +26,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "premium": "futures_style",
         "strike": 1.0,
         "expiry": T + timedelta(days=90),
+        "margin_multiplier": 1.0,
     },
     "accounts": {
         "account_id": ["a", "b", "c"],

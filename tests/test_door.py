@@ -201,13 +201,12 @@ def test_a_factor_of_the_history_is_a_known_one_or_a_forward_with_its_tenor() ->
         assert admitted(spoiled("history", "factor", factor), "history").given == 3
 
 
-def test_what_is_not_yet_supported_is_refused_and_never_ignored() -> None:
-    isolated = refused(spoiled("accounts", "margin_mode", "isolated"), "accounts")
-    names(isolated, "<accounts>", "margin_mode", 2, "not yet supported")
-    scaled = refused(spoiled("accounts", "multiplier", 1.5), "accounts")
-    names(scaled, "<accounts>", "multiplier", 2, "not yet supported")
-    own = refused(spoiled("positions", "isolated_margin", 10.0), "positions")
-    names(own, "<positions>", "isolated_margin", 2, "not yet supported")
+def test_multipliers_by_hand_are_numbers_that_make_sense() -> None:
+    error = refused(spoiled("instruments", "margin_multiplier", 0.9), "instruments")
+    names(error, "<instruments>", "margin_multiplier", 2, "0.9 was given", "Give 1 or more")
+    error = refused(spoiled("accounts", "multiplier", -1.5), "accounts")
+    names(error, "<accounts>", "multiplier", 2, "-1.5")
+    assert admitted(spoiled("accounts", "multiplier", 0.5), "accounts").rows["multiplier"][1] == 0.5
 
 
 def test_all_bad_rows_are_counted_and_the_first_are_shown_in_order() -> None:

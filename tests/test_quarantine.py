@@ -54,7 +54,7 @@ CASES: list[tuple[Any, str, Any, int, tuple[str, ...], Status]] = [
     (POSITION, "entry_price", float("inf"), 1, ("hedged",), Status.INCOMPLETE),
     (POSITION, "entry_price", -1.0, 3, ("inverse",), Status.INCOMPLETE),
     (POSITION, "instrument_id", "NO-SUCH", 11, ("spread",), Status.INCOMPLETE),
-    (POSITION, "isolated_margin", 5.0, 9, ("short",), Status.INCOMPLETE),
+    (POSITION, "isolated_margin", float("nan"), 9, ("short",), Status.INCOMPLETE),
     (BALANCE, "amount", float("-inf"), 7, ("saver",), Status.INCOMPLETE),
     (BALANCE, "asset", None, 5, ("long",), Status.INCOMPLETE),
     (BALANCE, "asset", "SHIB", 6, ("mixed",), Status.MISSING_PRICE),

@@ -72,21 +72,53 @@ class Book:
         return f"Book({len(self):,} accounts, {len(self.instruments):,} instruments)"
 
     @cached_property
-    def positions(self) -> Entries:
-        """Merged positions: instrument numbers and signed contracts; what nets to zero is gone."""
-        rows = self.position_rows
-        return entries(
-            rows["account"].to_numpy(), rows["instrument"].to_numpy(), rows["quantity"].to_numpy(), len(self)
+    def isolated(self) -> pl.DataFrame:
+        """What is margined alone: account and instrument by number, and its own collateral (account currency).
+
+        Several rows of one account and instrument are one isolated position, whose margins are summed.
+        """
+        rows = self._numbered_positions.filter(pl.col("isolated_margin").is_not_null())
+        return (
+            rows.group_by("account", "instrument")
+            .agg(pl.col("isolated_margin").sum().alias("margin"))
+            .sort("account", "instrument")
         )
+
+    @property
+    def holders(self) -> int:
+        """All that is margined on its own: the accounts, and behind them their isolated positions."""
+        return len(self) + self.isolated.height
+
+    @property
+    def holder_accounts(self) -> Int64[np.ndarray, " holders"]:
+        """The account of each holder."""
+        return np.concatenate([np.arange(len(self)), self.isolated["account"].to_numpy()])
+
+    @cached_property
+    def multipliers(self) -> Float64[np.ndarray, " accounts"]:
+        """What each account's requirement is multiplied by: `accounts.multiplier`, one where it says nothing."""
+        found = np.ones(len(self))
+        said = self.tables["accounts"].rows.filter(pl.col("multiplier").is_not_null())
+        found[said.select(self._account_number()).to_series().to_numpy()] = said["multiplier"].to_numpy()
+        return found
 
     @cached_property
     def position_rows(self) -> pl.DataFrame:
-        """Unmerged positions by number: account, instrument, quantity (contracts), entry_price (null: the mark)."""
+        """Unmerged positions by number: holder, instrument, quantity (contracts), entry_price (null: the mark)."""
+        alone = self.isolated.with_row_index("holder", offset=len(self))
+        rows = self._numbered_positions.join(alone, on=["account", "instrument"], how="left", maintain_order="left")
+        own = pl.col("isolated_margin").is_not_null()
+        holder = pl.when(own).then(pl.col("holder").cast(pl.Int64)).otherwise("account")
+        return rows.select(holder.alias("holder"), "instrument", "quantity", "entry_price")
+
+    @cached_property
+    def _numbered_positions(self) -> pl.DataFrame:
         return self.tables["positions"].rows.select(
             self._account_number(),
             number(pl.col("instrument_id"), self.instruments.ids).alias("instrument"),
             "quantity",
             "entry_price",
+            "isolated_margin",
         )
 
     @cached_property
@@ -153,12 +185,15 @@ def read_book(
 
 
 def assemble(tables: dict[str, Admitted], on_error: OnError) -> Book:
-    """A book from admitted tables; positions and orders in instruments that are not there are bad rows."""
+    """A book from admitted tables. Positions and orders in instruments that are not there are bad rows, and so are
+    positions without collateral of their own in accounts that are isolated."""
     tables = dict(tables)
     known = number_instruments(tables["instruments"].rows)
     for name in ("positions", "orders"):
         found = _unknown_instruments(tables[name], known, incomplete=tables["instruments"].quarantine.height > 0)
         tables[name] = tables[name].set_aside(found, on_error)
+    found = _without_margin(tables["positions"], tables["accounts"])
+    tables["positions"] = tables["positions"].set_aside(found, on_error)
     owners = [tables[name].rows["account_id"] for name in ("positions", "balances", "accounts", "orders")]
     owners += [table.quarantine["account_id"].drop_nulls() for table in tables.values()]
     ids = pl.concat([series.cast(pl.String) for series in owners]).unique().sort()
@@ -170,3 +205,11 @@ def _unknown_instruments(table: Admitted, known: Instruments, *, incomplete: boo
     remedy = "Add it to the table `instruments`, or remove the row"
     bad = ~pl.col("instrument_id").is_in(pl.Series(known.ids, dtype=pl.String).implode())
     return together([find(table.rows, table.name, bad, "instrument_id", what, remedy)])
+
+
+def _without_margin(table: Admitted, accounts: Admitted) -> pl.DataFrame:
+    isolated = accounts.rows.filter(pl.col("margin_mode") == "isolated")["account_id"]
+    bad = pl.col("account_id").is_in(isolated.implode()) & pl.col("isolated_margin").is_null()
+    what = pl.format("'{}' is in isolated mode and its position has no collateral of its own", "account_id")
+    remedy = "Give its `isolated_margin` (0 for none), or set the account's `margin_mode` to cross"
+    return find(table.rows, table.name, bad, "isolated_margin", what, remedy)

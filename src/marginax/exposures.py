@@ -2,10 +2,11 @@
 
 Equity = balances x price + unrealised P&L of futures, and of options margined like them, paid in their settlement asset
 at its price, + the whole value of spot and of options paid upfront (short ones negative). The unrealised P&L is booked
-to the balance of that asset first, and revalued with it. An entry price that is absent is the mark.
+to the balance of that asset first, and revalued with it. An entry price that is absent is the mark. An isolated
+position is worth its own margin and its own P&L, and no balance of its account.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -24,7 +25,9 @@ from marginax.sections import Options
 
 @dataclass(frozen=True)
 class Exposures:
-    """Positions and collateral by row of the cube, equity by account, and the arrays a model prepares from.
+    """Positions and collateral by row of the cube, equity, and the arrays a model prepares from.
+
+    Accounts come first, and then isolated positions, each like an account of its own (`Book.holders`).
 
     `listed` are the book's instrument numbers that have a row in the cube, in row order; assets follow them.
     `groups` is the underlying of each row, `chains` what the options are priced with.
@@ -35,9 +38,13 @@ class Exposures:
     market: MarketArrays
     positions: Entries
     collateral: Entries
-    equity: Float64[np.ndarray, " accounts"]
+    equity: Float64[np.ndarray, " holders"]
     groups: Int64[np.ndarray, " rows"]
     chains: Chains
+
+    def of(self, positions: Entries, collateral: Entries, equity: Float64[np.ndarray, " holders"]) -> "Exposures":
+        """The same market with other holders."""
+        return replace(self, positions=positions, collateral=collateral, equity=equity)
 
     @property
     def zero_row(self) -> int:
@@ -80,7 +87,7 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
     blocks = option_arrays(known, market, history, chains, row_of, sticky_strike=options.stickiness == 0)
 
     rows = book.position_rows.filter(pl.col("quantity") != 0)
-    owner = rows["account"].to_numpy()
+    owner, own = rows["holder"].to_numpy(), book.isolated["margin"].to_numpy()
     row = row_of[rows["instrument"].to_numpy()]
     quantity = rows["quantity"].to_numpy()
     entry = rows["entry_price"].to_numpy().astype(float)
@@ -103,14 +110,16 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
         return_dtype=pl.Int64,
     )
     held = entries(
-        np.concatenate([balances["account"].to_numpy(), owner]),
-        np.concatenate([asset.to_numpy().astype(np.int64), settle[row].astype(np.int64)]),
-        np.concatenate([balances["amount"].to_numpy(), unrealised]),
-        len(book),
+        np.concatenate([balances["account"].to_numpy(), len(book) + np.arange(len(own)), owner]),
+        np.concatenate(
+            [asset.to_numpy().astype(np.int64), np.full(len(own), len(assets)), settle[row].astype(np.int64)]
+        ),
+        np.concatenate([balances["amount"].to_numpy(), own, unrealised]),
+        book.holders,
     )
     with np.errstate(all="ignore"):
-        equity = np.bincount(held.owners, held.amounts * price[held.columns], minlength=len(book))
-        equity = equity + np.bincount(owner, owned, minlength=len(book))
+        equity = np.bincount(held.owners, held.amounts * price[held.columns], minlength=book.holders)
+        equity = equity + np.bincount(owner, owned, minlength=book.holders)
     moves = held.columns < len(assets)
     return Exposures(
         listed=listed,
@@ -121,8 +130,8 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
             absolute=history.absolute[: len(assets)],
             level=_levels(history, index),
         ),
-        positions=entries(owner, row, quantity, len(book)),
-        collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], len(book)),
+        positions=entries(owner, row, quantity, book.holders),
+        collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], book.holders),
         equity=equity,
         groups=np.concatenate([underlying, np.arange(len(assets))]).astype(np.int64),
         chains=chains,

@@ -23,8 +23,8 @@ class Instruments:
     `underlying`, `quote` and `settle` are names; `multiplier` is coins per contract, or quote currency per contract for
     inverse contracts; `expiry` is UTC microseconds, NaT where there is none. `settle` is the asset that P&L is paid in;
     where a linear contract settles in another asset than its quote, a quote unit of P&L pays one unit of that asset.
-    `strike` is in the quote currency, NaN where there is none. An option of inverse settlement is quoted and paid in
-    the coin it is on: `coin_settled`.
+    `strike` is in the quote currency, NaN where there is none. `margin_multiplier` raises margins by hand, one where
+    nothing is said. An option of inverse settlement is quoted and paid in the coin it is on: `coin_settled`.
     """
 
     ids: np.ndarray
@@ -36,6 +36,7 @@ class Instruments:
     multiplier: Float64[np.ndarray, " instruments"]
     expiry: np.ndarray
     strike: Float64[np.ndarray, " instruments"]
+    margin_multiplier: Float64[np.ndarray, " instruments"]
     coin_settled: Bool[np.ndarray, " instruments"]
 
     def __len__(self) -> int:
@@ -79,6 +80,7 @@ def number_instruments(rows: pl.DataFrame) -> Instruments:
         "multiplier",
         "expiry",
         "strike",
+        pl.col("margin_multiplier").fill_null(1.0),
         "quote",
         settlement_asset(),
         style,
@@ -94,5 +96,6 @@ def number_instruments(rows: pl.DataFrame) -> Instruments:
         multiplier=frame["multiplier"].to_numpy(),
         expiry=frame["expiry"].dt.replace_time_zone(None).to_numpy(),
         strike=frame["strike"].to_numpy().astype(float),
+        margin_multiplier=frame["margin_multiplier"].to_numpy(),
         coin_settled=frame["coin_settled"].to_numpy(),
     )

@@ -21,12 +21,15 @@ from marginax.tables.findings import find, together
 
 @dataclass(frozen=True)
 class Matched:
-    """A book and a market that fit; `unpriced` and `incomplete` flag the accounts that lost rows on the way."""
+    """A book and a market that fit; `unpriced` and `incomplete` flag the holders that lost rows on the way.
+
+    What an account has no price for is not in its isolated positions; a row that was wrong may have been.
+    """
 
     book: Book
     market: Market
-    unpriced: Bool[np.ndarray, " accounts"]
-    incomplete: Bool[np.ndarray, " accounts"]
+    unpriced: Bool[np.ndarray, " holders"]
+    incomplete: Bool[np.ndarray, " holders"]
 
     @property
     def quarantine(self) -> pl.DataFrame:
@@ -61,7 +64,9 @@ def match(
         before = tables[name].quarantine.height
         tables[name] = tables[name].set_aside(findings, on_error)
         unpriced.append(tables[name].quarantine["account_id"][before:])
-    return Matched(replace(book, tables=tables), market, _flag(book, unpriced), incomplete)
+    book = replace(book, tables=tables)
+    alone = np.zeros(book.isolated.height, bool)
+    return Matched(book, market, np.append(_flag(book, unpriced), alone), incomplete[book.holder_accounts])
 
 
 def _flag(book: Book, ids: list[pl.Series]) -> np.ndarray:

@@ -24,26 +24,26 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Statuses:
-    """Status and reason by account; `codes` are values of `Status`, reasons are empty where all is well."""
+    """Status and reason by holder; `codes` are values of `Status`, reasons are empty where all is well."""
 
-    codes: Int64[np.ndarray, " accounts"]
+    codes: Int64[np.ndarray, " holders"]
     reasons: np.ndarray
 
     @property
-    def excepted(self) -> Bool[np.ndarray, " accounts"]:
-        """Accounts without a margin."""
+    def excepted(self) -> Bool[np.ndarray, " holders"]:
+        """Holders without a margin."""
         return self.codes >= Status.MISSING_HISTORY
 
-    def with_numerical(self, broken: Bool[np.ndarray, " accounts"]) -> "Statuses":
+    def with_numerical(self, broken: Bool[np.ndarray, " holders"]) -> "Statuses":
         """The same, with `numerical` where a loss distribution turned out not to be finite."""
         broken = broken & ~self.excepted
         said = f"{Status.NUMERICAL.label}: the loss distribution is not finite"
         joined = np.where(self.reasons == "", said, said + "; " + self.reasons)
         return Statuses(np.where(broken, int(Status.NUMERICAL), self.codes), np.where(broken, joined, self.reasons))
 
-    def counts(self) -> dict[str, int]:
-        """How many accounts have each status, from `ok` to the gravest."""
-        tally = np.bincount(self.codes, minlength=len(Status))
+    def counts(self, first: int) -> dict[str, int]:
+        """How many of the first so many have each status, from `ok` to the gravest."""
+        tally = np.bincount(self.codes[:first], minlength=len(Status))
         return {status.label: int(tally[status]) for status in Status}
 
 
@@ -51,7 +51,7 @@ def account_statuses(
     matched: Matched, exposures: Exposures, history: FactorHistory, *, stale_after_days: float
 ) -> Statuses:
     """Statuses before any number is computed."""
-    accounts = len(matched.book)
+    accounts = matched.book.holders
     row_flags = _row_flags(matched, exposures, history, stale_after_days)
     held = pl.concat(
         [

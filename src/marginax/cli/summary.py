@@ -1,6 +1,6 @@
 """What a person wants to know of a run, in the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,8 @@ def print_summary(result: "Result", out: Path) -> None:
 
     worst = result.manifest["uncovered_loss"].get("worst_scenario")
     moves = result.scenario(worst) if worst else pl.DataFrame()
-    names = ["margins.parquet", *(["options.parquet"] if result.options.height else []), "manifest.json"]
+    more = {"isolated.parquet": result.isolated, "options.parquet": result.options}
+    names = ["margins.parquet", *(name for name, table in more.items() if table.height), "manifest.json"]
     with page() as console:
         _print(console, Tally.of(result), result.manifest, moves, [out / name for name in names])
 
@@ -65,7 +66,7 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
     """`moves` are those of the worst scenario, `files` the results, margins first."""
     totals, currency = manifest["totals"], manifest["currency"]
     scenarios, seconds = manifest["scenarios"], manifest["seconds"]
-    pace, took = counted(tally.accounts, "account"), seconds.get("margined", seconds.get("total", 0))
+    pace, took = _holders(tally), seconds.get("margined", seconds.get("total", 0))
     if took > 0 and tally.accounts:
         pace += f" in {took:.2f} s ({tally.accounts / took:,.0f} a second)"
     if seconds.get("compiled", 0) > 1:
@@ -109,6 +110,8 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
         console.print(
             f"\n{tally.quarantined:,} {were} quarantined; {files[0].with_name('quarantine.parquet')} says why."
         )
+    if by_hand := _by_hand(tally.manual):
+        console.print(f"\nMultiplied by hand: {by_hand}.", markup=False)
     if manifest["unused_tables"]:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")
@@ -163,6 +166,18 @@ def _method(manifest: dict[str, Any]) -> str:
     return named if charge in (None, risk["tail"]) else f"{named}, charged at a tail of {charge:g}"
 
 
+def _holders(tally: "Tally") -> str:
+    accounts = counted(tally.accounts, "account")
+    return f"{accounts} and {counted(tally.isolated, 'isolated position')}" if tally.isolated else accounts
+
+
+def _by_hand(manual: Mapping[str, Any]) -> str:
+    """Which multipliers were set by hand."""
+    found = {**manual.get("accounts", {}), **manual.get("instruments", {})}
+    named = ", ".join(f"{name} x {number:g}" for name, number in list(found.items())[:NAMED])
+    return named + (f" and {len(found) - NAMED:,} more" if len(found) > NAMED else "")
+
+
 def _parts(tally: "Tally") -> str:
     return ", ".join(f"{name} {amount:,.0f}" for name, amount in tally.parts.items() if abs(amount) >= 0.5)
 
@@ -184,5 +199,7 @@ def _closest(rows: pl.DataFrame) -> Table:
         money = (f"{row[name]:,.0f}" for name in ("equity", "initial_margin", "maintenance_margin"))
         ratio = "" if row["margin_ratio"] is None else f"{row['margin_ratio']:.2f}"
         score = f"{row['stress_score']:.1%}"
-        table.add_row(row["account_id"], *money, ratio, f"{row['call']:,.0f}", score, row["worst_scenario"] or "")
+        own = row["instrument_id"]
+        name = row["account_id"] if own is None else f"{row['account_id']}, {own} alone"
+        table.add_row(name, *money, ratio, f"{row['call']:,.0f}", score, row["worst_scenario"] or "")
     return table

@@ -1,13 +1,14 @@
-"""Figures of a run become the table `margins`: one row per account, parts and requirement as one sum."""
+"""Figures of a run become rows of margins: one per account or isolated position, parts and requirement as one sum."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
+from marginax.book import Entries
 from marginax.exposures import Exposures
 from marginax.match import Matched
 from marginax.models.protocol import Margin, Totals
@@ -15,6 +16,9 @@ from marginax.scenarios.sets import ScenarioSet
 from marginax.status import Status
 from marginax.statuses import Statuses
 from marginax_kernels import expected_shortfall
+
+# The part of a requirement that is added by hand.
+MANUAL = "manual"
 
 _expected_shortfall = jax.jit(expected_shortfall, static_argnames="tail")
 
@@ -65,6 +69,24 @@ class Figures:
         return np.isfinite(self.maintenance) | ~self.computed
 
 
+class Manual(NamedTuple):
+    """What is added by hand: what multiplies the requirement of each holder, and what one contract of each listed
+    instrument, long and short, adds to it first (account currency), initial and maintenance."""
+
+    multiplier: Float64[np.ndarray, " holders"]
+    initial: Float64[np.ndarray, "listed 2"]
+    maintenance: Float64[np.ndarray, "listed 2"]
+
+    def of_entries(self, units: Float64[np.ndarray, "listed 2"], rows: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+        """What each position adds before the multiplier, of so many contracts."""
+        return np.abs(amounts) * units[rows, (amounts < 0).astype(int)]
+
+    def of_holders(self, units: Float64[np.ndarray, "listed 2"], held: Entries) -> Float64[np.ndarray, " holders"]:
+        """The same summed over the positions of each holder."""
+        added = self.of_entries(units, held.columns, held.amounts)
+        return np.bincount(held.owners, added, minlength=len(self.multiplier))
+
+
 def margins_table(
     matched: Matched,
     exposures: Exposures,
@@ -72,8 +94,12 @@ def margins_table(
     figures: Figures,
     statuses: Statuses,
     scenarios: ScenarioSet,
+    manual: Manual | None,
 ) -> pl.DataFrame:
-    """The table `margins`, in account order; what an account has no figure for is null."""
+    """A row a holder, accounts first; what one has no figure for is null.
+
+    `instrument_id` is that of an isolated position, null for an account; `manual` is None where nobody adds anything.
+    """
     able = figures.computed & ~statuses.excepted
     parts = {name: np.where(able, values, np.nan) for name, values in figures.parts.items()}
     zero = np.where(able, 0.0, np.nan)
@@ -83,6 +109,12 @@ def margins_table(
         # What float32 left below zero belongs to the floor, so that parts and requirement are one sum.
         parts["floor"] = parts["floor"] + (initial - total)
     maintenance = np.clip(np.where(able, figures.maintenance, np.nan), 0, initial)
+    if manual is not None:
+        before = initial
+        initial = manual.multiplier * (initial + manual.of_holders(manual.initial, exposures.positions))
+        maintenance = manual.multiplier * (maintenance + manual.of_holders(manual.maintenance, exposures.positions))
+        parts[MANUAL] = initial - before
+        initial = before + parts[MANUAL]
     known = ~(matched.unpriced | matched.incomplete) & np.isfinite(exposures.equity)
     equity = np.where(known, exposures.equity, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -92,9 +124,11 @@ def margins_table(
     at_risk = able & (exposures.positions.counts + exposures.collateral.counts > 0)
     worst = np.where(at_risk, labels[figures.worst], "")
     words = np.array([status.label for status in Status], object)
-    count = len(matched.book)
+    book, count = matched.book, matched.book.holders
+    isolated = book.instruments.ids[book.isolated["instrument"].to_numpy()]
     columns: dict[str, Any] = {
-        "account_id": matched.book.accounts,
+        "account_id": book.accounts[book.holder_accounts],
+        "instrument_id": [*(None,) * len(book), *isolated],
         "as_of": pl.repeat(matched.market.as_of, count, eager=True, dtype=pl.Datetime("us", "UTC")),
         "model": pl.repeat(model, count, eager=True, dtype=pl.String),
         "currency": pl.repeat(matched.market.currency, count, eager=True, dtype=pl.String),
@@ -114,7 +148,7 @@ def margins_table(
         "status": words[statuses.codes],
         "reason": statuses.reasons,
     }
-    text = ("account_id", "worst_scenario", "status", "reason")
+    text = ("account_id", "instrument_id", "worst_scenario", "status", "reason")
     frame = pl.DataFrame(columns, schema_overrides=dict.fromkeys(text, pl.String))
     blank = pl.col("worst_scenario", "reason").replace("", None)
     return frame.with_columns(pl.col(pl.Float64).fill_nan(None), blank)

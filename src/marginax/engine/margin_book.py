@@ -19,6 +19,7 @@ from marginax.config import Config
 from marginax.data_quality import data_notes
 from marginax.engine.compilation import WIDE_VECTORS, persistent_cache
 from marginax.engine.figures import Figures
+from marginax.engine.manual import manual_margin
 from marginax.engine.result import Result
 from marginax.engine.tail_pass import TailPass, book_pass, kernel
 from marginax.engine.tile_pass import TilePass
@@ -121,13 +122,17 @@ def margined(
     exposures: Exposures,
     *,
     clock: dict[str, float],
+    by_hand: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Margins of a matched book in a market that is ready: the pass over all accounts, and the result."""
+    """Margins of a matched book in a market that is ready: the pass over all accounts, and the result.
+
+    `by_hand` asks for the part `manual` even where no multiplier is named.
+    """
     model, settings = ready.model, ready.model.settings
     stale = settings.scenarios.stale_after_days
     statuses = account_statuses(matched, exposures, ready.known.history, stale_after_days=stale)
-    figures = Figures.empty(len(matched.book), len(ready.scenarios), model.part_names)
+    figures = Figures.empty(matched.book.holders, len(ready.scenarios), model.part_names)
     able = np.flatnonzero(~statuses.excepted)
     tiles = ready.tiles.over(exposures)
     tiles.compile(able)
@@ -138,7 +143,11 @@ def margined(
         done += len(part.accounts)
         if progress is not None:
             progress(done, len(able))
-    statuses = statuses.with_numerical(~(figures.finite & np.isfinite(exposures.equity)))
+    manual = manual_margin(tiles, matched, exposures, asked=by_hand)
+    finite = figures.finite & np.isfinite(exposures.equity)
+    if manual is not None:
+        finite &= np.isfinite(manual.of_holders(manual.initial, exposures.positions))
+    statuses = statuses.with_numerical(~finite)
     clock["margined"] = perf_counter()
     return Result.assemble(
         matched=matched,
@@ -148,6 +157,7 @@ def margined(
         kernel=kernel(model, ready.settings.precision),
         seed=ready.known.seed,
         figures=figures,
+        manual=manual,
         statuses=statuses,
         scenarios=ready.scenarios,
         diagnostics=ready.diagnostics,

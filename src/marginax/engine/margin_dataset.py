@@ -1,7 +1,7 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
     DIR/manifest.json, options.parquet
-    DIR/partition=00000/margins.parquet; attribution.parquet and quarantine.parquet where there are any
+    DIR/partition=00000/margins.parquet; isolated, attribution and quarantine.parquet where there are any
 
 The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
 """
@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -41,7 +42,9 @@ from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest
 
 FORMAT = "marginax.margins/1"
-_OURS = re.compile(rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|attribution|quarantine)\.parquet)?")
+_OURS = re.compile(
+    rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|isolated|attribution|quarantine)\.parquet)?"
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,13 @@ class _Run:
                 exposures = expose(matched.book, matched.market, ready.known.history, options)
                 clock["bound"] = perf_counter()
         clock["prepared"] = perf_counter()
-        return margined(ready, matched, exposures, clock=clock, progress=progress), ready
+        return margined(ready, matched, exposures, clock=clock, by_hand=self.by_hand, progress=progress), ready
+
+    @cached_property
+    def by_hand(self) -> bool:
+        """Whether any partition names a multiplier: all of them have the same parts then."""
+        files = [part.files["accounts"] for part in self.dataset.partitions if "accounts" in part.files]
+        return any(pl.read_parquet(file, columns=["multiplier"])["multiplier"].is_not_null().any() for file in files)
 
     def _book(self, part: Partition) -> Book:
         """The book of a partition; rows of its accounts that `marginax partition` set aside are set aside here too."""
@@ -166,6 +175,8 @@ def _check(folder: Path) -> None:
 def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[str, Any]:
     (folder / name).mkdir()
     outputs = _written(result.margins, folder, f"{name}/margins.parquet")
+    if result.isolated.height:
+        outputs |= _written(result.isolated, folder, f"{name}/isolated.parquet")
     if result.quarantine.height:
         outputs |= _written(result.quarantine, folder, f"{name}/quarantine.parquet")
     if attribution:
@@ -189,11 +200,13 @@ def _manifest(last: Result, dataset: Dataset, tally: Tally) -> dict[str, Any]:
         **last.manifest,
         "inputs": inputs | {"dataset": {"sha256": {str(dataset.path / RECORD): whole}, "partitions": len(dataset)}},
         "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status)},
+        "isolated": tally.isolated,
+        "manual": dict(tally.manual),
         "totals": dict(tally.totals),
         "uncovered_loss": uncovered_loss(tally.uncovered, last.scenarios, tail=tail),
     }
 
 
 def _shifted(progress: Progress, done: int, total: int) -> Progress:
-    """Progress over all partitions from that of one."""
-    return lambda some, _: progress(done + some, total)
+    """Progress over all partitions from that of one, which counts isolated positions too."""
+    return lambda some, _: progress(min(done + some, total), total)

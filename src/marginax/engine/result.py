@@ -15,7 +15,8 @@ from jaxtyping import Float64
 
 from marginax.chains import VolatilitySource
 from marginax.config import Config
-from marginax.engine.figures import Figures, finite, margins_table, uncovered_loss
+from marginax.engine.figures import MANUAL, Figures, Manual, finite, margins_table, uncovered_loss
+from marginax.engine.manual import manual_notes
 from marginax.expiries import ForwardSource
 from marginax.exposures import Exposures
 from marginax.match import Matched
@@ -36,7 +37,8 @@ PACKAGES = ("marginax", "jax", "equinox", "numpy", "polars", "pyarrow")
 
 @dataclass(frozen=True)
 class Result:
-    """Margins of a book. `margins` has one row per account in the order of their ids; `manifest` says how they came.
+    """Margins of a book. `margins` has one row per account in the order of their ids, `isolated` one per isolated
+    position with the same columns; `manifest` says how they came.
 
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
@@ -44,6 +46,7 @@ class Result:
     """
 
     margins: pl.DataFrame
+    isolated: pl.DataFrame
     manifest: dict[str, Any]
     quarantine: pl.DataFrame
     scenarios: ScenarioSet
@@ -52,6 +55,7 @@ class Result:
     uncovered: Float64[np.ndarray, " scenarios"]
     _matched: Matched = field(repr=False)
     _exposures: Exposures = field(repr=False)
+    _manual: Manual | None = field(repr=False)
     _attribute: Attribute = field(repr=False)
 
     @classmethod
@@ -64,6 +68,7 @@ class Result:
         settings: Config,
         seed: int,
         figures: Figures,
+        manual: Manual | None,
         statuses: Statuses,
         scenarios: ScenarioSet,
         diagnostics: Mapping[str, Any],
@@ -73,8 +78,9 @@ class Result:
         kernel: str,
     ) -> "Result":
         """The tables and the manifest from what a run computed."""
-        margins = margins_table(matched, exposures, model, figures, statuses, scenarios)
-        able = margins.filter(pl.col("initial_margin").is_not_null())
+        table = margins_table(matched, exposures, model, figures, statuses, scenarios, manual)
+        margins, isolated = table.head(len(matched.book)).drop("instrument_id"), table.slice(len(matched.book))
+        able = table.filter(pl.col("initial_margin").is_not_null())
         window = settings.options.settlement_window_minutes / MINUTES_A_YEAR
         options = option_table(matched.book.instruments, matched.market, exposures.chains, window=window)
         tables = {**matched.book.tables, **matched.market.tables}
@@ -101,7 +107,9 @@ class Result:
             },
             "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
-            "accounts": {"total": len(matched.book), "by_status": statuses.counts()},
+            "accounts": {"total": len(matched.book), "by_status": statuses.counts(len(matched.book))},
+            "isolated": isolated.height,
+            "manual": manual_notes(matched, manual, 0.0 if manual is None else float(able[MANUAL].sum())),
             "totals": {
                 name: finite(float(able[name].sum()))
                 for name in ("equity", "initial_margin", "maintenance_margin", "call")
@@ -114,14 +122,16 @@ class Result:
         }
         return cls(
             margins,
+            isolated,
             manifest,
             matched.quarantine,
             scenarios,
-            tuple(figures.parts),
+            tuple(figures.parts) if manual is None else (*figures.parts, MANUAL),
             options,
             figures.uncovered,
             matched,
             exposures,
+            manual,
             attribute,
         )
 
@@ -130,8 +140,8 @@ class Result:
 
     @property
     def excepted(self) -> int:
-        """How many accounts have no margin."""
-        return int(self.margins["initial_margin"].null_count())
+        """How many accounts and isolated positions have no margin."""
+        return int(self.margins["initial_margin"].null_count() + self.isolated["initial_margin"].null_count())
 
     def to_arrow(self) -> pa.Table:
         """The margins as an Arrow table."""
@@ -140,9 +150,10 @@ class Result:
     def attribution(self, accounts: list[str] | None = None) -> pl.DataFrame:
         """One row per position, and per asset of the collateral that moves: each part's Euler share of it.
 
-        Columns: account_id, instrument_id (null for collateral), asset (null for positions), amount (contracts or
-        units), one per part, and total. Rows of an account sum to its parts and to its initial margin; accounts
-        without a margin have none. Raises KeyError for an account that is not in the book.
+        Isolated positions are their whole margin and have no row. Columns: account_id, instrument_id (null for
+        collateral), asset (null for positions), amount (contracts or units), one per part, and total. Rows of an
+        account sum to its parts and to its initial margin; accounts without a margin have none. Raises KeyError for an
+        account that is not in the book.
         """
         book = self._matched.book
         chosen = np.arange(len(book))
@@ -202,6 +213,8 @@ class Result:
     def write(self, directory: str | Path, *, attribution: bool = False) -> Path:
         """Write margins.parquet, manifest.json, and what else there is, whole or not at all; returns the folder."""
         tables = {"margins": self.margins}
+        if self.isolated.height:
+            tables["isolated"] = self.isolated
         if self.quarantine.height:
             tables["quarantine"] = self.quarantine
         if self.options.height:
@@ -236,18 +249,25 @@ class Result:
             },
             schema={"row": pl.Int64, "instrument_id": pl.String, "asset": pl.String},
         )
+        account, row, amount = (np.concatenate(each) for each in columns.values())
+        parts = {name: np.concatenate(value) for name, value in values.items()}
+        if self._manual is not None:
+            before, added = sum(parts.values(), np.zeros(len(row))), np.zeros(len(row))
+            is_position = row < len(names)
+            added[is_position] = self._manual.of_entries(self._manual.initial, row[is_position], amount[is_position])
+            parts[MANUAL] = self._manual.multiplier[account] * (before + added) - before
         shown = pl.DataFrame(
             {
-                "account_id": pl.Series(book.accounts[np.concatenate(columns["account"])], dtype=pl.String),
-                "row": pl.Series(np.concatenate(columns["row"]), dtype=pl.Int64),
-                "amount": np.concatenate(columns["amount"]),
-                **{name: np.concatenate(value) for name, value in values.items()},
+                "account_id": pl.Series(book.accounts[account], dtype=pl.String),
+                "row": pl.Series(row, dtype=pl.Int64),
+                "amount": amount,
+                **parts,
             }
         )
         shown = shown.join(what, on="row", how="left", maintain_order="left").select(
-            "account_id", "instrument_id", "asset", "amount", *shares.names
+            "account_id", "instrument_id", "asset", "amount", *parts
         )
-        return shown.with_columns(pl.sum_horizontal(shares.names).alias("total"))
+        return shown.with_columns(pl.sum_horizontal(list(parts)).alias("total"))
 
 
 def _option_notes(options: pl.DataFrame, contradicted: np.ndarray) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """What is said of the accounts of a run, of one book or of many one after another: counts, sums, and who is closest.
 
-Sums are over accounts that have a margin.
+Sums are over accounts and isolated positions that have a margin.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
 from marginax.engine.figures import finite
+from marginax.engine.manual import both_notes
 from marginax.engine.result import Result
 
 CLOSEST = 5
@@ -18,12 +20,14 @@ CLOSEST = 5
 
 @dataclass(frozen=True)
 class Tally:
-    """Accounts by status; sums by part; how many are below zero, called, or without a margin; rows set aside.
+    """Accounts by status; isolated positions; sums by part; how many of both are below zero, called, or without a
+    margin; rows set aside.
 
     `closest` are rows of `margins`, those with the least equity over maintenance first.
     """
 
     accounts: int
+    isolated: int
     by_status: Mapping[str, int]
     totals: Mapping[str, float | None]
     parts: Mapping[str, float]
@@ -33,14 +37,16 @@ class Tally:
     quarantined: int
     closest: pl.DataFrame
     uncovered: Float64[np.ndarray, " scenarios"]
+    manual: Mapping[str, Any]
 
     @classmethod
     def of(cls, result: Result) -> "Tally":
         """The tally of one book."""
-        margins = result.margins
-        able = margins.filter(pl.col("initial_margin").is_not_null())
+        both = pl.concat([result.margins, result.isolated], how="diagonal")
+        able = both.filter(pl.col("initial_margin").is_not_null())
         return cls(
-            accounts=margins.height,
+            accounts=result.margins.height,
+            isolated=result.isolated.height,
             by_status=result.manifest["accounts"]["by_status"],
             totals=result.manifest["totals"],
             parts=able.select(pl.col(name).sum() for name in result.parts).row(0, named=True),
@@ -50,12 +56,14 @@ class Tally:
             quarantined=result.quarantine.height,
             closest=_closest(able),
             uncovered=result.uncovered,
+            manual=result.manifest["manual"],
         )
 
     def __add__(self, other: "Tally") -> "Tally":
         """The tally of two books without a common account."""
         return Tally(
             accounts=self.accounts + other.accounts,
+            isolated=self.isolated + other.isolated,
             by_status={name: count + other.by_status[name] for name, count in self.by_status.items()},
             totals={name: _sum(amount, other.totals[name]) for name, amount in self.totals.items()},
             parts={name: amount + other.parts[name] for name, amount in self.parts.items()},
@@ -65,6 +73,7 @@ class Tally:
             quarantined=self.quarantined + other.quarantined,
             closest=_closest(pl.concat([self.closest, other.closest])),
             uncovered=self.uncovered + other.uncovered,
+            manual=both_notes(self.manual, other.manual),
         )
 
 

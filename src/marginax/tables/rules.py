@@ -13,8 +13,8 @@ DISCOUNTS = (0.05, 1.5)
 
 def findings(rows: pl.DataFrame, table: str) -> pl.DataFrame:
     """The rows of `table` that break one of its rules."""
-    check = {"instruments": _instruments, "quotes": _quotes, "history": _history, "accounts": _accounts,
-             "positions": _positions, "forwards": _forwards}.get(table)  # fmt: skip
+    check = {"instruments": _instruments, "quotes": _quotes, "history": _history,
+             "forwards": _forwards}.get(table)  # fmt: skip
     return together(check(rows)) if check else no_findings()
 
 
@@ -52,6 +52,11 @@ def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
             rows, "instruments", (settlement == "inverse") & (pl.col("quote") == pl.col("underlying")), "quote",
             pl.format("an inverse contract on '{}' is quoted in it", "underlying"),
             "Name the currency of its strike, or of its multiplier: USD; premiums in coins need no word of their own",
+        ),
+        find(
+            rows, "instruments", pl.col("margin_multiplier") < 1, "margin_multiplier",
+            pl.format("{} was given", "margin_multiplier"),
+            "Give 1 or more: it raises the margin of the instrument, and leaving it out changes nothing",
         ),
         find(
             rows, "instruments", spot & (settle != pl.col("quote")), "settle_asset",
@@ -96,23 +101,3 @@ def _history(rows: pl.DataFrame) -> list[pl.DataFrame]:
             "Use price, implied_vol, basis, or forward: with a tenor such as forward:90d",
         ),
     ]  # fmt: skip
-
-
-def _accounts(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    isolated = pl.col("margin_mode") == "isolated"
-    return [
-        find(
-            rows, "accounts", isolated, "margin_mode", "isolated margin is not yet supported",
-            "Give each isolated position an account of its own, with its collateral",
-        ),
-        find(
-            rows, "accounts", pl.col("multiplier") != 1, "multiplier",
-            "manual multipliers are not yet supported", "Leave it empty or 1, and scale the margins you publish",
-        ),
-    ]  # fmt: skip
-
-
-def _positions(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    own = pl.col("isolated_margin").is_not_null()
-    remedy = "Give each isolated position an account of its own, with its collateral"
-    return [find(rows, "positions", own, "isolated_margin", "isolated margin is not yet supported", remedy)]

@@ -76,6 +76,7 @@ TABLES: dict[str, Table] = {
                 _text("premium", "upfront", "futures_style", required=False),
                 _number("strike", required=False),
                 _time("expiry", required=False),
+                _number("margin_multiplier", required=False),
             ),
             key=("instrument_id",),
         ),
