@@ -163,7 +163,7 @@ def test_a_model_of_ones_own_margins_a_book() -> None:
     assert answer.parts == ("percentage",)
     assert answer.manifest["scenarios"]["share"] == 0.1
     shares = answer.explain("account 000")
-    assert shares.columns == ["account_id", "instrument_id", "asset", "amount", "percentage", "total"]
+    assert shares.columns == ["account_id", "instrument_id", "asset", "order", "amount", "percentage", "total"]
     assert shares["instrument_id"].to_list() == ["BTC-SPOT", "BTC-COIN", "BTC-PERP"]
     assert shares["total"].sum() == pytest.approx(0.1 * GROSS, rel=1e-6)
 
@@ -237,7 +237,7 @@ def test_margin_book_takes_what_load_model_takes(tmp_path: Path) -> None:
         ("expected_shortfal", "did you mean `expected_shortfall`"),
         ("span", "span: is no margin model"),
         ("nowhere.toml", "nowhere.toml"),
-        (Config(model="span"), "no installed package brings a model `span`"),
+        (Config(model="span"), "no preset is called `span`"),
     ],
 )
 def test_a_model_that_nothing_brings_is_bad_input(source: Any, said: str) -> None:

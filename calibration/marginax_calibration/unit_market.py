@@ -104,7 +104,7 @@ class Legs:
             tuple(each[:groups_held] for each in (runs.start, runs.length, runs.owner, runs.asset)),
         )
         dense = Dense(_laid_out(columns, weights, zero), _laid_out(columns, np.where(runs.alone, weights, 0), zero))
-        return Tile(columns, weights, assets, none, np.zeros(rows), runs, dense)
+        return Tile(columns, weights, assets, none, np.zeros(rows), runs, dense=dense)
 
 
 def _laid_out(columns: np.ndarray, weights: np.ndarray, zero: int) -> Float64[np.ndarray, "accounts rows"]:

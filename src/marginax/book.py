@@ -112,6 +112,16 @@ class Book:
         return rows.select(holder.alias("holder"), "instrument", "quantity", "entry_price")
 
     @cached_property
+    def order_rows(self) -> pl.DataFrame:
+        """Open orders by number: account, instrument, quantity (signed contracts), limit_price (null: the mark)."""
+        return self.tables["orders"].rows.select(
+            self._account_number(),
+            number(pl.col("instrument_id"), self.instruments.ids).alias("instrument"),
+            "quantity",
+            "limit_price",
+        )
+
+    @cached_property
     def _numbered_positions(self) -> pl.DataFrame:
         return self.tables["positions"].rows.select(
             self._account_number(),
@@ -131,8 +141,11 @@ class Book:
         return number(pl.col("account_id"), self.accounts).alias("account")
 
 
-def entries(owner: np.ndarray, column: np.ndarray, amount: np.ndarray, owners: int) -> Entries:
-    """CSR entries from triplets: sorted by owner and column, equal pairs summed in the order given, zeros dropped.
+def entries(
+    owner: np.ndarray, column: np.ndarray, amount: np.ndarray, owners: int, *, keep_zeros: bool = False
+) -> Entries:
+    """CSR entries from triplets: sorted by owner and column, equal pairs summed in the order given, zeros dropped
+    unless they are kept.
 
     What is left of a sum that cancels (1.1 + 2.2 - 3.3 is 4e-16) is rounding, and no position: n numbers are off by at
     most n roundings of the sum of their sizes.
@@ -142,7 +155,7 @@ def entries(owner: np.ndarray, column: np.ndarray, amount: np.ndarray, owners: i
         pl.DataFrame({"owner": owner, "column": column, "amount": amount})
         .group_by("owner", "column", maintain_order=True)
         .agg(pl.col("amount").sum(), rounding=pl.when(pl.len() > 1).then(gross).otherwise(0.0))
-        .filter(~(pl.col("amount").abs() <= pl.col("rounding")))
+        .filter(keep_zeros | ~(pl.col("amount").abs() <= pl.col("rounding")))
         .sort("owner", "column")
     )
     counts = np.bincount(frame["owner"].to_numpy(), minlength=owners)

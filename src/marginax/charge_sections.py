@@ -40,6 +40,12 @@ class CorrelationBreak(Section):
         return self
 
 
+class Orders(Section):
+    """What open orders add to the initial margin."""
+
+    cover: bool = Field(False, description="initial margin covers the worst set of fills of all open orders")
+
+
 class Procyclicality(Section):
     """Tools that keep margins from following the market too closely; they act on each underlying's volatility."""
 

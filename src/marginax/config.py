@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from marginax.charge_sections import CorrelationBreak, Dependence, Procyclicality, StressPeriod
+from marginax.charge_sections import CorrelationBreak, Dependence, Orders, Procyclicality, StressPeriod
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.sections import (
@@ -76,6 +76,7 @@ class Config(Section):
     collateral: Collateral = Collateral()
     stress_period: StressPeriod = StressPeriod()
     dependence: Dependence = Dependence()
+    orders: Orders = Orders()
     correlation_break: CorrelationBreak = CorrelationBreak()
     procyclicality: Procyclicality = Procyclicality()
     replay: Replay = Replay()

@@ -24,6 +24,15 @@ from marginax.sections import Options
 
 
 @dataclass(frozen=True)
+class OpenOrders:
+    """Orders of each holder that are not filled yet, buys and sells apart, and what filling each costs at once: by how
+    much its limit is worse than the mark, in account currency."""
+
+    held: Entries
+    cost: Float64[np.ndarray, " entries"]
+
+
+@dataclass(frozen=True)
 class Exposures:
     """Positions and collateral by row of the cube, equity, and the arrays a model prepares from.
 
@@ -38,13 +47,16 @@ class Exposures:
     market: MarketArrays
     positions: Entries
     collateral: Entries
+    orders: OpenOrders
     equity: Float64[np.ndarray, " holders"]
     groups: Int64[np.ndarray, " rows"]
     chains: Chains
 
     def of(self, positions: Entries, collateral: Entries, equity: Float64[np.ndarray, " holders"]) -> "Exposures":
-        """The same market with other holders."""
-        return replace(self, positions=positions, collateral=collateral, equity=equity)
+        """The same market with other holders, who have no orders."""
+        none = np.zeros(0)
+        orders = OpenOrders(Entries(np.zeros(len(equity) + 1, np.int64), none.astype(np.int32), none), none)
+        return replace(self, positions=positions, collateral=collateral, orders=orders, equity=equity)
 
     @property
     def zero_row(self) -> int:
@@ -132,10 +144,34 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
         ),
         positions=entries(owner, row, quantity, book.holders),
         collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], book.holders),
+        orders=_open_orders(book, row_of, mark, price, settle, style, multiplier),
         equity=equity,
         groups=np.concatenate([underlying, np.arange(len(assets))]).astype(np.int64),
         chains=chains,
     )
+
+
+def _open_orders(
+    book: Book,
+    row_of: np.ndarray,
+    mark: np.ndarray,
+    price: np.ndarray,
+    settle: np.ndarray,
+    style: np.ndarray,
+    multiplier: np.ndarray,
+) -> OpenOrders:
+    """Buys and sells of each holder by row of the cube; an order at a limit better than the mark costs nothing."""
+    orders = book.order_rows.filter(pl.col("quantity") != 0)
+    row, quantity = row_of[orders["instrument"].to_numpy()], orders["quantity"].to_numpy()
+    limit = orders["limit_price"].to_numpy().astype(float)
+    limit = np.where(np.isnan(limit), mark[row], limit)
+    with np.errstate(all="ignore"):  # what is beyond float64 becomes infinite, and its holder `numerical`
+        worse = np.where(style[row] == INVERSE, 1 / mark[row] - 1 / limit, limit - mark[row])
+        cost = np.maximum(quantity * multiplier[row] * worse * price[settle[row]], 0)
+    side = 2 * row + (quantity < 0)
+    owner = orders["account"].to_numpy()
+    held, costs = (entries(owner, side, amounts, book.holders, keep_zeros=True) for amounts in (quantity, cost))
+    return OpenOrders(replace(held, columns=held.columns // 2), costs.amounts)
 
 
 def _levels(history: FactorHistory, index: np.ndarray) -> np.ndarray:

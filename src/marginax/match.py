@@ -53,12 +53,14 @@ def match(
     market = replace(market, tables={**market.tables, "forwards": forwards})
     book = assemble(tables, on_error)
     tables = dict(book.tables)
-    tables["positions"] = tables["positions"].set_aside(_entries(tables["positions"], tables), on_error)
+    for name, column in (("positions", "entry_price"), ("orders", "limit_price")):
+        tables[name] = tables[name].set_aside(_inverse_prices(tables[name], tables, column), on_error)
     lost = {name: table.quarantine["account_id"] for name, table in tables.items()}
     incomplete = _flag(book, list(lost.values()))
     unpriced = []
     for name, findings in (
-        ("positions", _unpriced_positions(tables["positions"], tables["instruments"], market)),
+        ("positions", _unpriced_contracts(tables["positions"], tables["instruments"], market)),
+        ("orders", _unpriced_contracts(tables["orders"], tables["instruments"], market)),
         ("balances", _unpriced_balances(tables["balances"], market)),
     ):
         before = tables[name].quarantine.height
@@ -152,14 +154,14 @@ def _forwards(table: Admitted, instruments: Admitted, market: Market, bound: flo
     return find(rows, table.name, pl.lit(True), "forward", what, remedy)
 
 
-def _entries(table: Admitted, tables: dict[str, Admitted]) -> pl.DataFrame:
+def _inverse_prices(table: Admitted, tables: dict[str, Admitted], column: str) -> pl.DataFrame:
     inverse = tables["instruments"].rows.filter(pl.col("settlement") == "inverse")["instrument_id"]
-    bad = (pl.col("entry_price") <= 0) & pl.col("instrument_id").is_in(inverse.implode())
-    what = pl.format("{} was given for an inverse contract", "entry_price")
-    return find(table.rows, table.name, bad, "entry_price", what, "Give a price above zero or leave it empty")
+    bad = (pl.col(column) <= 0) & pl.col("instrument_id").is_in(inverse.implode())
+    what = pl.format("{} was given for an inverse contract", column)
+    return find(table.rows, table.name, bad, column, what, "Give a price above zero or leave it empty")
 
 
-def _unpriced_positions(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
+def _unpriced_contracts(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
     priced = market.quotes["instrument_id"]
     known = pl.concat([market.underlyings["underlying"], pl.Series([market.currency])])
     settle = instruments.rows.select("instrument_id", "kind", "underlying", "quote", settlement_asset())

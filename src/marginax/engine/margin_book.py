@@ -70,7 +70,7 @@ def margin_book(
         state = chosen.observe(history)
     known = Known(history, state, draws, seed)
     ready = get_ready(chosen, exposures, known, engine or chosen.settings.engine)
-    clock["prepared"] = perf_counter()
+    clock["prepared"] = perf_counter() - ready.tiles.compiling
     return margined(ready, matched, exposures, clock=clock, progress=progress)
 
 
@@ -164,6 +164,7 @@ def margined(
         notes=data_notes(matched),
         attribute=tiles.attributions,
         clock=clock,
+        read=("orders",) if model.reads_orders else (),
     )
 
 

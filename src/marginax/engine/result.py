@@ -1,7 +1,7 @@
 """What a run gives back: margins by account, the reasons, the record of how they came, and attribution on request."""
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -76,8 +76,9 @@ class Result:
         attribute: Attribute,
         clock: dict[str, float],
         kernel: str,
+        read: Sequence[str],
     ) -> "Result":
-        """The tables and the manifest from what a run computed."""
+        """The tables and the manifest from what a run computed; `read` are tables that only some models read."""
         table = margins_table(matched, exposures, model, figures, statuses, scenarios, manual)
         margins, isolated = table.head(len(matched.book)).drop("instrument_id"), table.slice(len(matched.book))
         able = table.filter(pl.col("initial_margin").is_not_null())
@@ -96,7 +97,7 @@ class Result:
             "currency": matched.market.currency,
             "configuration": settings.model_dump(mode="json", by_alias=True, exclude={"run"}),
             "inputs": {name: table.record for name, table in tables.items() if table.digests},
-            "unused_tables": [name for name in UNUSED if tables[name].given],
+            "unused_tables": [name for name in UNUSED if tables[name].given and name not in read],
             "history_rows_after_as_of": matched.market.after_as_of,
             "scenarios": {
                 "count": len(scenarios),
@@ -148,12 +149,13 @@ class Result:
         return self.margins.to_arrow()
 
     def attribution(self, accounts: list[str] | None = None) -> pl.DataFrame:
-        """One row per position, and per asset of the collateral that moves: each part's Euler share of it.
+        """One row per position, per asset of the collateral that moves, and per open order that the model counts: each
+        part's Euler share of it.
 
         Isolated positions are their whole margin and have no row. Columns: account_id, instrument_id (null for
-        collateral), asset (null for positions), amount (contracts or units), one per part, and total. Rows of an
-        account sum to its parts and to its initial margin; accounts without a margin have none. Raises KeyError for an
-        account that is not in the book.
+        collateral), asset (null for positions and orders), order, amount (contracts or units), one per part, and total.
+        Rows of an account sum to its parts and to its initial margin; accounts without a margin have none. Raises
+        KeyError for an account that is not in the book.
         """
         book = self._matched.book
         chosen = np.arange(len(book))
@@ -168,6 +170,7 @@ class Result:
             "account_id": pl.String,
             "instrument_id": pl.String,
             "asset": pl.String,
+            "order": pl.Boolean,
             "amount": pl.Float64,
         }
         schema = {**empty, **dict.fromkeys(self.parts, pl.Float64), "total": pl.Float64}
@@ -227,12 +230,13 @@ class Result:
         book, exposures = self._matched.book, self._exposures
         names = book.instruments.ids[exposures.listed]
         assets = self._matched.market.underlyings["underlying"].to_list()
-        columns: dict[str, list[np.ndarray]] = {"account": [], "row": [], "amount": []}
+        columns: dict[str, list[np.ndarray]] = {"account": [], "row": [], "amount": [], "order": []}
         values: dict[str, list[np.ndarray]] = {name: [] for name in shares.names}
-        for held, offset, width in (
-            (exposures.positions, 0, part.width),
-            (exposures.collateral, part.width, part.collateral_width),
-        ):
+        kinds = [(exposures.positions, part.width), (exposures.collateral, part.collateral_width)]
+        if shares.values[0].shape[1] > part.width + part.collateral_width:
+            kinds.append((exposures.orders.held, part.orders_width))
+        offset = 0
+        for held, width in kinds:
             counts = held.counts[part.accounts]
             row, column = np.nonzero(np.arange(width) < counts[:, None])
             entry = held.starts[part.accounts][row] + column
@@ -241,6 +245,8 @@ class Result:
             columns["amount"].append(held.amounts[entry])
             for name, share in zip(shares.names, shares.values, strict=True):
                 values[name].append(np.asarray(share[row, offset + column], float))
+            columns["order"].append(np.full(len(entry), held is exposures.orders.held))
+            offset += width
         what = pl.DataFrame(
             {
                 "row": np.arange(len(exposures.groups)),
@@ -249,11 +255,11 @@ class Result:
             },
             schema={"row": pl.Int64, "instrument_id": pl.String, "asset": pl.String},
         )
-        account, row, amount = (np.concatenate(each) for each in columns.values())
+        account, row, amount, order = (np.concatenate(each) for each in columns.values())
         parts = {name: np.concatenate(value) for name, value in values.items()}
         if self._manual is not None:
             before, added = sum(parts.values(), np.zeros(len(row))), np.zeros(len(row))
-            is_position = row < len(names)
+            is_position = (row < len(names)) & ~order
             added[is_position] = self._manual.of_entries(self._manual.initial, row[is_position], amount[is_position])
             parts[MANUAL] = self._manual.multiplier[account] * (before + added) - before
         shown = pl.DataFrame(
@@ -261,11 +267,12 @@ class Result:
                 "account_id": pl.Series(book.accounts[account], dtype=pl.String),
                 "row": pl.Series(row, dtype=pl.Int64),
                 "amount": amount,
+                "order": order,
                 **parts,
             }
         )
         shown = shown.join(what, on="row", how="left", maintain_order="left").select(
-            "account_id", "instrument_id", "asset", "amount", *parts
+            "account_id", "instrument_id", "asset", "order", "amount", *parts
         )
         return shown.with_columns(pl.sum_horizontal(list(parts)).alias("total"))
 

@@ -24,8 +24,11 @@ ROWS = 128
 class TilePass:
     """Streams tiles of one book through one prepared model; margins and attributions alike."""
 
+    compiling = 0.0
+
     def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
-        self._exposures = exposures
+        self._reads_orders = model.reads_orders
+        self._exposures = self._read(exposures)
         self._rows = settings.tile_rows or ROWS
         self._scenarios = len(prepared.weights)
         self._dtype = np.float32 if settings.precision == "float32" else np.float64
@@ -39,14 +42,20 @@ class TilePass:
     def over(self, exposures: Exposures) -> "TilePass":
         """The same pass over another book of the same market."""
         other = copy(self)
-        other._exposures = exposures
+        other._exposures = self._read(exposures)
         return other
+
+    def _read(self, exposures: Exposures) -> Exposures:
+        """What the model looks at: orders that it does not read cut no tiles."""
+        if self._reads_orders:
+            return exposures
+        return exposures.of(exposures.positions, exposures.collateral, exposures.equity)
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile every shape these accounts need, streams side by side, on tiles without accounts."""
         nobody = accounts[:0]
         cuts = self._cut(accounts)
-        shapes = dict.fromkeys((part.rows, part.width, part.collateral_width) for part in cuts)
+        shapes = dict.fromkeys(part.shape for part in cuts)
         for _ in self._stream((Cut(nobody, *shape) for shape in shapes), _margin):
             pass
 

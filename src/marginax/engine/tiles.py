@@ -6,7 +6,7 @@ compiled once; the last tile of a shape is filled up with empty accounts.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from marginax.book import Entries
 from marginax.exposures import Exposures
-from marginax.models.protocol import Tile
+from marginax.models.protocol import Orders, Tile
 from marginax.models.runs import find_runs
 
 # A tile's losses should stay in a core's cache: wide tiles take the least number of rows.
@@ -32,6 +32,12 @@ class Cut:
     rows: int
     width: int
     collateral_width: int
+    orders_width: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """What a program is compiled for."""
+        return self.rows, self.width, self.collateral_width, self.orders_width
 
 
 def cut(
@@ -40,13 +46,13 @@ def cut(
     """Tiles over these accounts, widest first so that streams end together; accounts keep their order in a shape."""
     least = ROW_STEP * ceil(LEAST_NUMBERS / (max(scenarios, 1) * ROW_STEP))
     widths = _power(exposures.positions.counts[accounts], base=2, least=2)
-    sides = _power(exposures.collateral.counts[accounts], base=4, least=4)
-    sides = np.where(exposures.collateral.counts[accounts] == 0, 0, sides)
-    for width, side in sorted({*zip(widths.tolist(), sides.tolist(), strict=True)}, reverse=True):
-        members = accounts[(widths == width) & (sides == side)]
+    sides, orders = (_side(held.counts[accounts]) for held in (exposures.collateral, exposures.orders.held))
+    shapes = np.stack([widths, sides, orders], axis=1)
+    for width, side, ordered in sorted(map(tuple, np.unique(shapes, axis=0).tolist()), reverse=True):
+        members = accounts[(shapes == (width, side, ordered)).all(axis=1)]
         rows = max(tile_rows if width < WIDE else ROW_STEP, least)
         for first in range(0, len(members), rows):
-            yield Cut(members[first : first + rows], rows, width, side)
+            yield Cut(members[first : first + rows], rows, width, side, ordered)
 
 
 def build(exposures: Exposures, cut: Cut, dtype: type[np.floating]) -> Tile:
@@ -56,7 +62,22 @@ def build(exposures: Exposures, cut: Cut, dtype: type[np.floating]) -> Tile:
     assets, amounts = _padded(exposures.collateral, cut.accounts, cut.rows, cut.collateral_width, zero, dtype)
     equity = np.zeros(cut.rows, dtype)
     equity[: len(cut.accounts)] = exposures.equity[cut.accounts]
-    return Tile(rows, quantities, assets, amounts, equity, find_runs(rows, assets, np.append(exposures.groups, -1)))
+    runs = find_runs(rows, assets, np.append(exposures.groups, -1))
+    return Tile(rows, quantities, assets, amounts, equity, runs, _orders(exposures, cut, dtype))
+
+
+def _orders(exposures: Exposures, cut: Cut, dtype: type[np.floating]) -> Orders | None:
+    if not cut.orders_width:
+        return None
+    open_orders, shape = exposures.orders, (cut.rows, cut.orders_width, exposures.zero_row, dtype)
+    instruments, quantities = _padded(open_orders.held, cut.accounts, *shape)
+    _, cost = _padded(replace(open_orders.held, amounts=open_orders.cost), cut.accounts, *shape)
+    return Orders(instruments, quantities, cost)
+
+
+def _side(counts: np.ndarray) -> np.ndarray:
+    """Width of what most accounts have little of: nothing, or a power of four."""
+    return np.where(counts == 0, 0, _power(counts, base=4, least=4))
 
 
 def _power(counts: np.ndarray, *, base: int, least: int) -> np.ndarray:

@@ -8,10 +8,11 @@
     procyclicality     = (multiplier - 1) x all of the above; negative where rises are limited
     haircut            = the cost of turning an ordinary amount of collateral into money
     concentration      = what more than an ordinary amount costs, and what is beyond its limit
+    orders             = what the worst set of fills of open orders adds to the ES, and what filling them costs at once
     floor              = what lifts the sum of the first six to zero
 
-initial = their sum; maintenance = rho times the parts that are risk, and `haircut` and `concentration` in full. Every
-part but core, collateral, haircut and floor is there only where it is switched on. The ES of the parts is at
+initial = their sum; maintenance = rho times the parts that are risk, `haircut` and `concentration` in full, and nothing
+of `orders`. Every part but core, collateral, haircut and floor is there only where it is switched on. Their ES is at
 `risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know none of the tools.
 """
 

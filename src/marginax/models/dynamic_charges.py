@@ -16,7 +16,7 @@ from marginax.models.checks import CHARGES
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Parts, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioPrepared
-from marginax.models.tile_losses import has_collateral, held_amounts, owes, tile_losses, uncovered
+from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, uncovered
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
 # Parts that the cost of closing is made of: maintenance holds them in full.
@@ -64,6 +64,7 @@ class DynamicCharges(ExpectedShortfall):
             "procyclicality": self.procyclicality is not None,
             "haircut": True,
             "concentration": self.collateral.concentrates,
+            "orders": self.reads_orders,
             "floor": True,
         }
         return tuple(name for name, switched in on.items() if switched)
@@ -89,7 +90,8 @@ class DynamicCharges(ExpectedShortfall):
         """Requirement, risk figures and score of every account of the tile."""
         parts, charges, joint = self._parts(prepared, tile)
         ratio = jnp.asarray(self.maintenance_ratio, charges.var.dtype)
-        ratios = tuple(jnp.ones_like(ratio) if name in IN_FULL else ratio for name in parts.names)
+        own_ratios = {**dict.fromkeys(IN_FULL, jnp.ones_like(ratio)), "orders": jnp.zeros_like(ratio)}
+        ratios = tuple(own_ratios.get(name, ratio) for name in parts.names)
         main = joint[:, : prepared.main]
         margin = Margin(
             parts=parts,
@@ -145,7 +147,24 @@ class DynamicCharges(ExpectedShortfall):
             found["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
         found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
         has, names = owes(tile), self.part_names
-        return Parts(tuple(jnp.where(has, found[name], 0) for name in names), names), charges, joint
+        found = {name: jnp.where(has, part, 0) for name, part in found.items()}
+        found["orders"] = self._orders(prepared, tile, losses, charges.joint)
+        return Parts(tuple(found[name] for name in names), names), charges, joint
+
+    def _orders(self, prepared: DynamicPrepared, tile: Tile, losses: Array, joint: Array) -> Float[Array, " accounts"]:
+        """What the worst fills of open orders add to the shortfall, and what filling them costs at once."""
+        if tile.orders is None:
+            return jnp.zeros_like(joint)
+        main = prepared.main
+        worst = losses + order_losses(prepared, tile.orders)[:, :main]
+        filled = expected_shortfall(worst, prepared.weights[:main], tail=self.charge_tail)
+        owed = jnp.where(owes(tile), joint, 0)
+        return jnp.maximum(filled - owed, 0) + jnp.sum(tile.orders.cost, axis=1)
+
+    @property
+    def reads_orders(self) -> bool:
+        """Whether initial margin covers the worst fills of open orders."""
+        return self.settings.orders.cover
 
     def _wrong_way(self, prepared: DynamicPrepared, tile: Tile, charges: Charges) -> Float[Array, " accounts"]:
         """The charge on collateral in whose underlying no position is held."""
@@ -173,17 +192,20 @@ class DynamicCharges(ExpectedShortfall):
         return jnp.asarray(self.stress_weight, shortfall.dtype) * jnp.maximum(beyond, 0)
 
     def attribute(self, prepared: DynamicPrepared, tile: Tile) -> Parts:  # type: ignore[override]
-        """Euler shares of each part by position, then by asset of the collateral: amount times slope.
+        """Euler shares of each part by position, by asset of the collateral, and by open order: amount times slope.
 
-        All parts are homogeneous of degree one in what an account holds but `concentration`, which is a sum over assets
-        already.
+        All parts are homogeneous of degree one in what an account holds and has ordered but `concentration`, which is a
+        sum over assets already, and the cost of filling orders, which is a sum over them.
         """
 
-        def parts_of(quantities: Array, amounts: Array) -> tuple[Array, ...]:
-            held = eqx.tree_at(lambda each: (each.quantities, each.amounts), tile, (quantities, amounts))
-            return self._parts(prepared, held)[0].values
+        def held_of(tile: Tile) -> tuple[Any, ...]:
+            own = (tile.quantities, tile.amounts)
+            return own if tile.orders is None else (*own, tile.orders.quantities)
 
-        held = (jnp.asarray(tile.quantities), jnp.asarray(tile.amounts))
+        def parts_of(*held: Array) -> tuple[Array, ...]:
+            return self._parts(prepared, eqx.tree_at(held_of, tile, held))[0].values
+
+        held = tuple(jnp.asarray(each) for each in held_of(tile))
         values, pull = jax.vjp(parts_of, *held)
         count, accounts = len(values), len(held[0])
         one_part = jnp.broadcast_to(jnp.eye(count, dtype=values[0].dtype)[:, :, None], (count, count, accounts))
@@ -192,5 +214,8 @@ class DynamicCharges(ExpectedShortfall):
         shares = dict(zip(self.part_names, by_part, strict=True))
         if "concentration" in shares:
             own = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
-            shares["concentration"] = jnp.concatenate([jnp.zeros_like(held[0]), own], axis=1)
+            others = [jnp.zeros_like(each) for each in held]
+            shares["concentration"] = jnp.concatenate([others[0], own, *others[2:]], axis=1)
+        if tile.orders is not None:
+            shares["orders"] = shares["orders"].at[:, -tile.orders.cost.shape[1] :].add(tile.orders.cost)
         return Parts(tuple(shares.values()), self.part_names)

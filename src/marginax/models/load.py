@@ -35,8 +35,8 @@ def model_config(source: str | Path) -> Config:
 def _build(config: Config) -> MarginModel:
     found = [entry for entry in entry_points(group=GROUP) if entry.name == config.model]
     if not found:
-        known = sorted(entry_points(group=GROUP).names)
-        what = f"no installed package brings a model `{config.model}`"
+        known = sorted({*preset_names(), *entry_points(group=GROUP).names})
+        what = f"no preset is called `{config.model}`, and no installed package brings a model of that name"
         remedy = f"Install one, or change the name; {suggestion(config.model, known)}"
         raise BadInput([Problem("configuration", "model", None, what, remedy)])
     model = found[0].load()(config)

@@ -66,13 +66,23 @@ class Dense(eqx.Module):
     alone: Float[Any, "accounts rows"]
 
 
+class Orders(eqx.Module):
+    """Open orders of a tile: rows of the cube, signed contracts that are not filled yet, and what filling them costs at
+    once where their limits are worse than the mark (account currency)."""
+
+    instruments: Int[Any, "accounts orders_width"]
+    quantities: Float[Any, "accounts orders_width"]
+    cost: Float[Any, "accounts orders_width"]
+
+
 class Tile(eqx.Module):
     """Accounts side by side: rows of the cube and how much is held of each; padding is the zero row and amount zero.
 
     `instruments` and `quantities` (signed contracts) are positions; `assets` and `amounts` (signed units) the
     collateral that moves, of width zero where no account of the tile holds any; `equity` is in account currency.
-    `dense` is given where a product of matrices is the faster way through a small cube: the same positions, summed in
-    the order that the product likes; `runs` then has no padding.
+    `orders` are None where no account of the tile has any. `dense` is given where a product of matrices is the faster
+    way through a small cube: the same positions, summed in the order that the product likes; `runs` then has no
+    padding.
     """
 
     instruments: Int[Any, "accounts width"]
@@ -81,6 +91,7 @@ class Tile(eqx.Module):
     amounts: Float[Any, "accounts collateral_width"]
     equity: Float[Any, " accounts"]
     runs: Runs
+    orders: Orders | None = None
     dense: Dense | None = None
 
 
@@ -118,6 +129,11 @@ class MarginModel(eqx.Module):
     @property
     def independent(self) -> bool:
         """Whether scenarios are independent draws, so that a standard error has a meaning."""
+        return False
+
+    @property
+    def reads_orders(self) -> bool:
+        """Whether `margin` looks at the orders of a tile."""
         return False
 
     @property
@@ -187,7 +203,8 @@ class MarginModel(eqx.Module):
 
     @abstractmethod
     def attribute(self, prepared: Any, tile: Tile) -> Parts:
-        """Each part of the initial requirement by position: accounts x (width + collateral width), summing to it."""
+        """Each part of the initial requirement by position: accounts x (width + collateral width + width of orders),
+        summing to it."""
 
     @property
     def draws_from_history(self) -> bool:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from marginax.models.protocol import Prepared, Tile
+from marginax.models.protocol import Orders, Prepared, Tile
 from marginax_kernels import accumulate
 
 BLOCK = 64
@@ -15,6 +15,22 @@ BLOCK = 64
 def has_collateral(tile: Tile) -> bool:
     """Whether any account of the tile may hold collateral that moves; known before tracing."""
     return tile.assets.shape[1] > 0
+
+
+def order_losses(prepared: Prepared, orders: Orders) -> Float[Array, "accounts scenarios"]:
+    """The greatest loss that any set of fills of open orders adds in each scenario, each order in full or in part.
+
+    Every order is filled where it loses and nowhere else. The shortfall of the sum is at least that of any set of
+    fills, and no more where one set is the worst in all of the tail.
+    """
+
+    def add(total: Array, order: tuple[Array, Array]) -> tuple[Array, None]:
+        row, quantity = order
+        return total + jnp.maximum(-quantity[:, None] * prepared.cube[row], 0), None
+
+    zero = lax.optimization_barrier(jnp.zeros((len(orders.cost), prepared.cube.shape[1]), prepared.cube.dtype))
+    total, _ = lax.scan(add, zero, (jnp.asarray(orders.instruments).T, jnp.asarray(orders.quantities).T))
+    return lax.optimization_barrier(total)
 
 
 def owes(tile: Tile) -> Bool[Array, " accounts"]:
