@@ -35,7 +35,15 @@ def test_a_clean_market_has_no_notes() -> None:
         "prices_after_as_of": 0,
         "marks_far_from_index": [],
         "forwards_of_nothing": [],
+        "balances_given_twice": [],
     }
+
+
+def test_a_balance_that_is_there_twice_is_summed_and_named() -> None:
+    first = VENUE["balances"].head(1)
+    given = book(balances=pl.concat([VENUE["balances"], first]))
+    result = mx.margin_book(given, market())
+    assert result.manifest["data"]["balances_given_twice"] == first["account_id"].to_list()
 
 
 def test_history_of_no_underlying_is_named_and_counted() -> None:

@@ -143,6 +143,27 @@ def test_trouble_in_a_later_partition_leaves_nothing(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"book"}
 
 
+def test_a_dataset_that_is_partitioned_anew_under_a_run_ends_it(tmp_path: Path) -> None:
+    book = dataset(tmp_path, 4)
+    anew: list[mx.Dataset] = []
+
+    def partition_again(done: int, total: int) -> None:
+        if not anew:
+            anew.append(dataset(tmp_path, 4, positions=tables()["positions"].with_columns(pl.col("quantity") * 10)))
+
+    with pytest.raises(BadInput, match="is not the file that was partitioned"):
+        margined(tmp_path, book, progress=partition_again)
+    assert not (tmp_path / "margins").exists()
+
+
+def test_a_file_that_was_written_over_is_refused(tmp_path: Path) -> None:
+    book = dataset(tmp_path, 2)
+    file = book.partitions[1].files["positions"]
+    pl.read_parquet(file).with_columns(pl.col("quantity") * 1_000).write_parquet(file)
+    with pytest.raises(BadInput, match=r"partition=00001.positions\.parquet: is not the file that was partitioned"):
+        margined(tmp_path, mx.open_dataset(book.path))
+
+
 def test_the_command_margins_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, table in tables().items():
         table.write_parquet(tmp_path / f"{name}.parquet")

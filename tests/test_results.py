@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -119,3 +121,28 @@ def test_behind_a_link_the_file_is_written_that_it_points_to(tmp_path: Path) -> 
     write_files({link: lambda path: path.write_text("new")})
     assert link.is_symlink()
     assert target.read_text() == "new"
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np, polars as pl
+from marginax.tables.results import write_tables
+folder = Path(sys.argv[1])
+write_tables(folder, {"margins": pl.DataFrame({"first": [1.0]})}, {"run": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, 4_096))
+try:
+    write_tables(folder, {"margins": pl.DataFrame({"second": np.random.default_rng(1).random(100_000)})}, {"run": 2})
+except OSError as error:
+    print("OSError", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_disk_that_takes_no_more_leaves_the_earlier_results(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("OSError")
+    assert pl.read_parquet(tmp_path / "margins.parquet").columns == ["first"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["run"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"margins.parquet", "manifest.json"}

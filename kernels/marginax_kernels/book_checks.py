@@ -8,6 +8,8 @@ import numpy as np
 # own in float32 may be off by a few roundings more. 16 of them are a tenth of the slack of 1e-5 that lets a tail of
 # everything be reached.
 WEIGHT_TOLERANCE = 16 * 2.0**-24
+# Below this a float32 reciprocal is beyond float32; no scenario that counts weighs less.
+LEAST_TAIL = 2.0**-100
 # Tails of one pass at most; the machine code has room for so many.
 MOST_TAILS = 8
 
@@ -27,6 +29,21 @@ def checked_cube(cube: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def check_places(**numbers: int) -> None:
+    """How a pass is laid out: nothing negative."""
+    for name, number in numbers.items():
+        if number < 0:
+            raise ValueError(f"`{name}={number}` is negative; give 0 for what fits, or how many.")
+
+
+def check_kinds(starts: np.ndarray, quantities: np.ndarray) -> None:
+    """Starts are whole numbers and quantities real ones."""
+    if starts.size and not np.issubdtype(starts.dtype, np.integer):
+        raise ValueError(f"`starts` are of {starts.dtype}; give whole numbers, the `indptr` of a CSR matrix.")
+    if not (np.issubdtype(quantities.dtype, np.floating) or np.issubdtype(quantities.dtype, np.integer)):
+        raise ValueError(f"`quantities` are of {quantities.dtype}; give real numbers.")
+
+
 def check_ids(instrument_ids: np.ndarray, instruments: int) -> None:
     """Rows of the cube, or -1 for padding."""
     if not np.issubdtype(instrument_ids.dtype, np.integer):
@@ -38,14 +55,12 @@ def check_ids(instrument_ids: np.ndarray, instruments: int) -> None:
     least, most = int(instrument_ids.min()), int(instrument_ids.max())
     if least < -1 or most >= instruments:
         wrong = least if least < -1 else most
-        raise ValueError(
-            f"`instrument_ids` hold {wrong}, and the cube has {instruments} instruments: ids go from 0 to "
-            f"{instruments - 1}, and -1 is padding."
-        )
+        known = f"ids go from 0 to {instruments - 1}, and -1 is padding" if instruments else "all ids must be -1"
+        raise ValueError(f"`instrument_ids` hold {wrong}, and the cube has {instruments} instruments: {known}.")
 
 
 def checked_tails(tail: float | Sequence[float]) -> tuple[float, ...]:
-    """One probability in (0, 1] or several."""
+    """One probability in (0, 1] or several; what is less than `LEAST_TAIL` asks for the worst loss as that does."""
     tails = tuple(float(each) for each in np.atleast_1d(np.asarray(tail, float)))
     for each in tails:
         if not 0 < each <= 1:
@@ -54,7 +69,7 @@ def checked_tails(tail: float | Sequence[float]) -> tuple[float, ...]:
             )
     if not 1 <= len(tails) <= MOST_TAILS:
         raise ValueError(f"{len(tails)} tails are asked at once; ask for 1 to {MOST_TAILS}.")
-    return tails
+    return tuple(max(each, LEAST_TAIL) for each in tails)
 
 
 def checked_weights(weights: np.ndarray | None, scenarios: int, dtype: np.dtype) -> np.ndarray | None:

@@ -43,10 +43,12 @@ class Answer(NamedTuple):
 
 
 class BookPass(Protocol):
-    """How tiles are answered; `rows` is the fitting number of accounts of one, `least` the fewest."""
+    """How tiles are answered; `rows` is the fitting number of accounts of one, `least` the usual minimum, `fewest` that
+    of accounts that are very wide."""
 
     rows: int
     least: int
+    fewest: int
     order: Int[np.ndarray, " scenarios"]
 
     def answer(
@@ -62,6 +64,7 @@ class PurePass:
         cube = question.cube
         self.rows = PURE_ROWS if devices[0].platform == "cpu" else GPU_ROWS
         self.least = ROW_STEP * ceil(LEAST_NUMBERS / (cube.shape[1] * ROW_STEP))
+        self.fewest = self.least
         self.order = np.arange(cube.shape[1])
         self._question, self._devices = question, devices
         with jax.enable_x64(True):
@@ -94,7 +97,7 @@ class NativePass:
 
     def __init__(self, question: Question, devices: list[jax.Device]) -> None:
         cube = question.cube if len(question.cube) else np.zeros_like(question.cube, shape=(1, question.cube.shape[1]))
-        self.rows, self.least = NATIVE_ROWS, ROW_STEP
+        self.rows, self.least, self.fewest = NATIVE_ROWS, ROW_STEP, 1
         self._scenarios, self._dtype, self._tails = cube.shape[1], cube.dtype, len(question.tails)
         sweep = plan_sweep(self._scenarios, question.weights, tails=question.tails, scrambles=question.scrambles)
         self.order = sweep.order

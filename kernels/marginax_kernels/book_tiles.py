@@ -62,16 +62,23 @@ def cut(
     rows: int,
     streams: int,
     least: int,
+    fewest: int,
 ) -> Iterator[Piece]:
     """Pieces over all accounts, from wide to narrow, so that streams end together.
 
     `rows` is the most a tile may have, halved while a width has less than two tiles for each stream; never fewer than
-    `least`. A dense tile always has `least` rows.
+    `least`, which is what a dense tile always has. Where `ENTRIES` hold fewer accounts of a width than that, a tile of
+    it has `fewest` at least.
     """
     shapes = 2 * np.ceil(np.log2(np.maximum(counts, 2))).astype(np.int64) + dense
     for shape in np.flatnonzero(np.bincount(shapes))[::-1].tolist():
         members, width, is_dense = np.flatnonzero(shapes == shape), 2 ** (shape // 2), bool(shape % 2)
-        most = least if is_dense else max(least, min(rows, ENTRIES // width // ROW_STEP * ROW_STEP))
+        fit = ENTRIES // width
+        most = (
+            least
+            if is_dense
+            else max(least if fit >= ROW_STEP else fewest, min(rows, fit // ROW_STEP * ROW_STEP or fit))
+        )
         while most // 2 >= max(least, 4 * ROW_STEP) and len(members) < 2 * streams * most:
             most = most // 2 // ROW_STEP * ROW_STEP
         for first in range(0, len(members), most):

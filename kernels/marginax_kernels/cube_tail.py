@@ -12,7 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int32
 
-from marginax_kernels.book_checks import check_ids, checked_amounts, checked_cube, checked_tails, checked_weights
+from marginax_kernels.book_checks import (
+    check_ids,
+    check_kinds,
+    check_places,
+    checked_amounts,
+    checked_cube,
+    checked_tails,
+    checked_weights,
+)
 from marginax_kernels.book_passes import Answer, BookPass, NativePass, PurePass, Question
 from marginax_kernels.book_tiles import ROW_STEP, Piece, Positions, cut, live_entries
 from marginax_kernels.native import native_path
@@ -33,7 +41,7 @@ class BookTail(NamedTuple):
 
     Where several tails are asked, the first three have a row for each.
 
-    var: value at risk, the first loss at which the cumulated weight reaches `tail`.
+    var: value at risk, the first loss at which the cumulated weight reaches `tail` (less 1e-5 of it: `RELATIVE_SLACK`).
     expected_shortfall: mean loss in the worst `tail` of the mass.
     std_error: standard error of the expected shortfall, if the scenarios are independent weighted draws, or scrambles.
     exceedance: probability of a loss beyond the account's amount; None without amounts.
@@ -70,6 +78,7 @@ class CubeTail:
         streams: int = 0,
         tile: int = 0,
     ) -> None:
+        check_places(streams=streams, tile=tile, dense_width=dense_width)
         self._cube = checked_cube(cube)
         scenarios = self._cube.shape[1]
         if scrambles[0]:
@@ -97,12 +106,14 @@ class CubeTail:
     ) -> BookTail:
         """The tail of a book in row-compressed form; arguments and errors are those of `ragged_book_tail`."""
         bounds, ids, held = (np.asarray(each) for each in (starts, instrument_ids, quantities))
+        check_kinds(bounds, held)
         if bounds.ndim != 1 or not len(bounds) or ids.ndim != 1 or ids.shape != held.shape:
             raise ValueError(
                 f"`starts` of shape {bounds.shape}, `instrument_ids` of shape {ids.shape} and `quantities` of shape "
                 f"{held.shape} must be vectors: the last two one number an entry, the first one an account and one "
                 "more."
             )
+        bounds = bounds.astype(np.int64, copy=False)
         if bounds[0] != 0 or bounds[-1] != len(ids) or (np.diff(bounds) < 0).any():
             raise ValueError(
                 f"`starts` must rise from 0 to the number of entries, {len(ids)}; they go from {bounds[0]} to "
@@ -124,8 +135,8 @@ class CubeTail:
         def work(stream: int, piece: Piece) -> Answer:
             return self._pass.answer(stream, positions, piece, _limits(amounts, piece))
 
-        least, dense = self._pass.least, self._dense(positions)
-        pieces = cut(positions.counts, dense, rows=self._rows, streams=streams, least=least)
+        limits = {"least": self._pass.least, "fewest": self._pass.fewest}
+        pieces = cut(positions.counts, self._dense(positions), rows=self._rows, streams=streams, **limits)
         for piece, answer in run_streams(work, pieces, streams):
             for name, figure in found.items():
                 figure[..., piece.accounts] = answer.figures[name][..., : len(piece.accounts)]

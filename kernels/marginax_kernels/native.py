@@ -103,8 +103,7 @@ def _compiler() -> _Compiler:
     for name in COMPILERS:
         path = shutil.which(name)
         if path is not None:
-            said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=PATIENCE)
-            return _Compiler(name, path, said.stdout)
+            return _Compiler(name, path, _run([path, "--version"], name).stdout)
     raise _Unavailable(f"no compiler: neither {' nor '.join(COMPILERS)} is on the path")
 
 
@@ -150,15 +149,21 @@ def _compile(compiler: _Compiler, flags: tuple[str, ...], sources: dict[str, byt
             "-o",
             str(out),
         ]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
-        except subprocess.TimeoutExpired as error:
-            raise _Unavailable(f"{compiler.name} took longer than {PATIENCE} seconds") from error
+        done = _run(words, compiler.name)
         if done.returncode or not out.exists():
             lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
             told = next((line for line in lines if "error" in line), lines[-1])
             raise _Unavailable(f"{compiler.name} could not compile {SOURCES[0]}: {told}")
         os.replace(out, library)
+
+
+def _run(words: list[str], name: str) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(
+            words, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _Unavailable(f"{name} took longer than {PATIENCE} seconds") from error
 
 
 def _processor() -> str:

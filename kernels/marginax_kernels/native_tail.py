@@ -60,9 +60,10 @@ def plan_sweep(
         most, grid, squares, masses = int(needed[0]), 1.0, 1 / scenarios, np.zeros(0)
     else:
         grids = [mass_grid(scenarios, tail=tail) for tail in tails]
-        needed, grid = [float(each.needed) for each in grids], 2.0 ** grids[0].bits
-        squares = float(np.sum(wide**2))
-        most = 1 + int(np.searchsorted(np.cumsum(np.sort(np.floor(wide * grid))), needed[0]))
+        grid, squares = 2.0 ** grids[0].bits, float(np.sum(wide**2))
+        on_grid = np.cumsum(np.sort(np.floor(wide * grid)))
+        needed = [min(float(each.needed), on_grid[-1]) for each in grids]  # all is enough, whatever floors lost
+        most = 1 + int(np.searchsorted(on_grid, needed[0]))
         masses = np.concatenate([weights[order], np.zeros(-scenarios % BLOCK, weights.dtype)])
     room = min(_blocks(5 * most // 2) + BLOCK, _blocks(scenarios) + BLOCK)
     asked = np.concatenate([[grid, squares, room, len(tails)], np.stack([needed, tails], axis=1).ravel()])

@@ -147,8 +147,11 @@ def losses_tail(
 def _error(losses: Array, weights: Array, edge: Array, mean: Array, tail: float, scrambles: tuple[int, int]) -> Array:
     if scrambles[0]:
         return scramble_error_beyond(losses, weights, edge, tail=tail, scrambles=scrambles[0], draws=scrambles[1])
-    influence = jnp.maximum(losses - edge[:, None], 0) / tail + (edge - mean)[:, None]
-    return jnp.sqrt(jnp.sum((weights * influence) ** 2, axis=-1))
+    influence = weights * (jnp.maximum(losses - edge[:, None], 0) / tail + (edge - mean)[:, None])
+    # Squares of what float32 still holds may be beyond it.
+    largest = jnp.max(jnp.abs(influence), axis=-1, keepdims=True)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return unit[:, 0] * jnp.sqrt(jnp.sum((influence / unit) ** 2, axis=-1))
 
 
 def exact_value_at_risk(
@@ -181,7 +184,7 @@ def _exact(losses: Array, weights: Array | None, tail: float) -> Array:
 
 
 def _enough(chosen: Array, weights: Array | None, tail: float) -> Array:
-    """Whether the chosen scenarios have the mass that `tail` needs; exact."""
+    """Whether the chosen scenarios have the mass that `tail` needs; exact. All have it, whatever floors lost."""
     scenarios = chosen.shape[-1]
     if weights is None:
         return _count(chosen, 1) >= scenarios_needed(scenarios, tail=tail)
@@ -193,7 +196,7 @@ def _enough(chosen: Array, weights: Array | None, tail: float) -> Array:
     high = _count(chosen, coarse.astype(jnp.int32)) + (low >> grid.fine_bits)
     low = low & (2**grid.fine_bits - 1)
     needed_high, needed_low = divmod(grid.needed, 2**grid.fine_bits)
-    return (high > needed_high) | ((high == needed_high) & (low >= needed_low))
+    return (high > needed_high) | ((high == needed_high) & (low >= needed_low)) | jnp.all(chosen, axis=-1)
 
 
 def _count(chosen: Array, masses: Array | int) -> Array:

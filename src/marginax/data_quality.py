@@ -13,13 +13,24 @@ LISTED = 20
 
 
 def data_notes(matched: Matched) -> dict[str, Any]:
-    """Notes for the manifest: history and forwards of nothing, prices after `as_of`, marks far from their index."""
+    """Notes for the manifest: history and forwards of nothing, prices after `as_of`, marks far from their index,
+    balances that are there twice."""
     return {
         "history_of_nothing": _history_of_nothing(matched),
         "prices_after_as_of": _prices_after(matched),
         "marks_far_from_index": _far_marks(matched),
         "forwards_of_nothing": _forwards_of_nothing(matched),
+        "balances_given_twice": _repeated_balances(matched),
     }
+
+
+def _repeated_balances(matched: Matched) -> list[str]:
+    """Accounts with two rows of one asset and amount: rows are summed, and one of them may be a mistake."""
+    rows = matched.book.tables["balances"].rows.filter(pl.col("amount") != 0)
+    twice = rows.select("account_id", "asset", "amount").filter(
+        pl.struct("account_id", "asset", "amount").is_duplicated()
+    )
+    return twice["account_id"].unique().sort().head(LISTED).to_list()
 
 
 def _history_of_nothing(matched: Matched) -> dict[str, int]:

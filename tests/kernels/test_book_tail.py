@@ -4,6 +4,7 @@ Every test runs in pure JAX and in machine code; the second is skipped, with the
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -299,6 +300,11 @@ GOOD = Book(np.zeros((2, 2), int), np.ones((2, 2)), np.ones((3, 4), np.float32),
         ({"tail": 0.0}, r"`tail=0.0` is no probability"),
         ({"tail": 99}, "0.01 for a confidence of 99 %"),
         ({"tail": np.nan}, "no probability"),
+        ({"quantities": np.ones((2, 2), complex)}, "of complex128; give real numbers"),
+        ({"streams": -1}, "`streams=-1` is negative"),
+        ({"tile": -64}, "`tile=-64` is negative"),
+        ({"dense_width": -1}, "`dense_width=-1` is negative"),
+        ({"cube": np.ones((0, 4), np.float32)}, "has 0 instruments: all ids must be -1"),
         ({"tail": (0.01, 2.0)}, r"`tail=2.0` is no probability"),
         ({"tail": ()}, "0 tails are asked"),
         ({"tail": [0.01] * 9}, "9 tails are asked at once"),
@@ -311,11 +317,47 @@ def test_bad_input_is_refused_with_what_to_do(change: dict[str, np.ndarray], sai
 
 @pytest.mark.parametrize(
     ("starts", "said"),
-    [([0, 3], "go from 0 to 3"), ([1, 4], "go from 1 to 4"), ([0, 3, 2, 4], "must rise"), ([], "vectors")],
+    [
+        ([0, 3], "go from 0 to 3"),
+        ([1, 4], "go from 1 to 4"),
+        ([0, 3, 2, 4], "must rise"),
+        (np.array([0, 3, 2, 4], np.uint64), "must rise"),
+        ([0.0, 2.5, 4.0], "of float64; give whole numbers"),
+        (np.zeros(0, int), "vectors"),
+    ],
 )
-def test_rows_that_are_no_rows_are_refused(starts: list[int], said: str) -> None:
+def test_rows_that_are_no_rows_are_refused(starts: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        ragged_book_tail(np.array(starts, int), np.zeros(4, int), np.ones(4), GOOD.cube, None, tail=TAIL)
+        ragged_book_tail(np.asarray(starts), np.zeros(4, int), np.ones(4), GOOD.cube, None, tail=TAIL)
+
+
+def test_one_account_of_very_many_positions_is_not_padded_to_many(rng: np.random.Generator) -> None:
+    ids, cube = rng.integers(0, 3, 5_000), rng.normal(size=(3, 100)).astype(np.float32)
+    quantities = rng.normal(size=5_000).astype(np.float32)
+    starts = np.array([0, 5_000, 5_002])
+    held, owned = np.append(ids, [0, 1]), np.append(quantities, [1, 1])
+    got = ragged_book_tail(starts, held, owned, cube, None, tail=TAIL, dense_width=10_000, amounts=np.zeros(2))
+    net = np.stack([np.bincount(ids, quantities.astype(float), minlength=3), [1, 1, 0]])
+    losses = -net @ cube.astype(float)
+    np.testing.assert_allclose(got.var, np.sort(losses, axis=1)[:, -5], rtol=1e-3)
+    np.testing.assert_allclose(got.venue_loss, np.maximum(losses, 0).sum(axis=0), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
+def test_a_tail_smaller_than_any_number_is_the_worst_loss(rng: np.random.Generator, weighted: bool) -> None:
+    book = ragged(rng, SINGLE, accounts=70, scenarios=300, weighted=weighted)
+    for tail in (1e-40, 1e-300):
+        got = book_tail(*book[:4], tail=tail)
+        assert (got.var == book_tail(*book[:4], tail=1e-9).var).all()
+        np.testing.assert_array_equal(got.expected_shortfall, got.var)
+
+
+@pytest.mark.parametrize("power", [-100, 100])
+def test_the_error_of_losses_near_the_ends_of_float32_is_a_number(rng: np.random.Generator, power: int) -> None:
+    book = ragged(rng, SINGLE, accounts=70, scenarios=300)
+    plain = book_tail(*book[:4], tail=TAIL).std_error
+    scaled = book_tail(*book[:2], np.ldexp(book.cube, power), None, tail=TAIL).std_error
+    np.testing.assert_allclose(np.ldexp(scaled.astype(float), -power), plain, rtol=1e-5)
 
 
 def test_weights_off_by_float32_roundings_are_weights(rng: np.random.Generator) -> None:

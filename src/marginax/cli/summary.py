@@ -88,7 +88,7 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
     if uncovered["worst"]:
         largest = moves.filter(factor="price").drop("factor").drop_nulls().head(MOVES)
         shown = ", ".join(f"{name} {move:+.0%}" for name, move in largest.iter_rows())
-        note = f"beyond all equity, mean of the worst {uncovered['tail']:.3g}; "
+        note = f"beyond all equity, mean of the worst {100 * uncovered['tail']:g} %; "
         note += f"{uncovered['worst']:,.0f} in {uncovered['worst_scenario']} ({shown})"
         rows.append(("loss to the venue", uncovered["tail_mean"] or 0.0, note))
     for name, amount, note in rows:
@@ -138,6 +138,7 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Mark less than half or more than twice the index (in one unit?)": data["marks_far_from_index"],
         "Option mark far from its volatility (in one unit?)": manifest["options"]["marks_far_from_model"],
         "Haircuts for assets that are no underlyings": scenarios.get("haircuts_of_nothing", []),
+        "Balances of the same asset and amount twice, summed": data["balances_given_twice"],
         "Forwards of no listed expiry, ignored (a date is 00:00 UTC)": data["forwards_of_nothing"],
         "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
     }
@@ -163,7 +164,7 @@ def _method(manifest: dict[str, Any]) -> str:
     named = model if preset in (None, model) else f"{preset} ({model})"
     risk = manifest["configuration"]["risk"]
     charge = risk.get("charge_tail")
-    return named if charge in (None, risk["tail"]) else f"{named}, charged at a tail of {charge:g}"
+    return named if charge in (None, risk["tail"]) else f"{named}, charged at a tail of {100 * charge:g} %"
 
 
 def _holders(tally: "Tally") -> str:

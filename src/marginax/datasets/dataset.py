@@ -82,10 +82,12 @@ class DatasetRecord(_Record):
 
 @dataclass(frozen=True)
 class Partition:
-    """One part of a book: the file and the rows of each table, and how many accounts any of them names."""
+    """One part of a book: the file and the rows of each table, the SHA-256 of each file, and how many accounts any of
+    them names."""
 
     name: str
     files: Mapping[str, Path]
+    hashes: Mapping[Path, str]
     rows: Mapping[str, int]
     accounts: int
 
@@ -110,6 +112,7 @@ class Dataset:
             Partition(
                 name=part.name,
                 files={table: self.path / file.file for table, file in part.tables.items()},
+                hashes={self.path / file.file: file.sha256 for file in part.tables.values()},
                 rows={table: file.rows for table, file in part.tables.items()},
                 accounts=part.accounts,
             )
@@ -131,7 +134,7 @@ def open_dataset(path: str | Path) -> Dataset:
     """The dataset in a folder that `marginax partition` wrote.
 
     Raises BadInput where there is none, where it is of another version, or where a file is missing, cannot be read or
-    has other rows than were written. Only the ends of files are read.
+    has other rows than were written. Only the ends of files are read here; who reads a file compares its SHA-256.
     """
     folder = Path(path)
     record = _read(folder / RECORD)

@@ -77,7 +77,7 @@ class LiveMargin:
         clock["bound"] = perf_counter()
         found = Known(history, known, draws, self.seed)
         ready = get_ready(self.model, exposures, found, engine or self.model.settings.engine)
-        clock["prepared"] = perf_counter()
+        clock["prepared"] = perf_counter() - ready.tiles.compiling
         return margined(ready, matched, exposures, clock=clock, progress=progress)
 
     def after(

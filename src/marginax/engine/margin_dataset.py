@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,6 +20,7 @@ import polars as pl
 
 from marginax.book import Book, assemble, read_book
 from marginax.config import Config
+from marginax.data_quality import LISTED
 from marginax.datasets import Dataset, Partition
 from marginax.datasets.dataset import RECORD
 from marginax.datasets.folder import check_ours, whole_folder
@@ -36,10 +36,11 @@ from marginax.market import Market
 from marginax.match import match
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
+from marginax.problems import BadInput, Problem
 from marginax.sections import Engine
 from marginax.tables.door import OnError
 from marginax.tables.read import Source
-from marginax.tables.results import MANIFEST, digest
+from marginax.tables.results import MANIFEST, digest, write_parquet
 
 FORMAT = "marginax.margins/1"
 _OURS = re.compile(
@@ -88,10 +89,13 @@ def margin_dataset(
     started = perf_counter()
     chosen = load_model(model)
     agree(chosen.settings.run, market)
+    record_hash = digest(dataset.path / RECORD)
     with whole_folder(Path(out), _check) as folder:
         run = _Run(dataset, instruments, market, chosen, seed, engine, on_error)
         tally, ready, result, done = None, None, None, 0
         outputs: dict[str, Any] = {}
+        seconds: dict[str, float] = {}
+        twice: list[str] = []
         for part in dataset.partitions:
             result = None  # one partition at a time is in memory
             told = None if progress is None else _shifted(progress, done, dataset.record.accounts)
@@ -100,12 +104,17 @@ def margin_dataset(
             outputs |= _write(result, folder, part.name, attribution)
             tally = Tally.of(result) if tally is None else tally + Tally.of(result)
             done += part.accounts
+            twice += result.manifest["data"]["balances_given_twice"]
+            for name, took in result.manifest["seconds"].items():
+                seconds[name] = seconds.get(name, 0) + took
         assert tally is not None
         assert result is not None
         if result.options.height:
             outputs |= _written(result.options, folder, "options.parquet")
-        manifest = _manifest(result, dataset, tally) | dict(record or {})
-        manifest["seconds"] = {"total": round(perf_counter() - started, 3)}
+        manifest = _manifest(result, dataset, record_hash, tally) | dict(record or {})
+        manifest["data"] = {**manifest["data"], "balances_given_twice": sorted(twice)[:LISTED]}
+        manifest["seconds"] = {**seconds, "total": perf_counter() - started}
+        manifest["seconds"] = {name: round(took, 6) for name, took in manifest["seconds"].items()}
         manifest["outputs"] = outputs
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     worst = manifest["uncovered_loss"].get("worst_scenario")
@@ -131,6 +140,7 @@ class _Run:
         options = settings.options
         matched = match(self._book(part), self.market, model=model.name, options=options, on_error=self.on_error)
         with jax.enable_x64(True):
+            first = ready is None
             if ready is None:
                 history = model.factors(matched.market, matched.book.instruments)
                 exposures = expose(matched.book, matched.market, history, options)
@@ -141,8 +151,19 @@ class _Run:
             else:
                 exposures = expose(matched.book, matched.market, ready.known.history, options)
                 clock["bound"] = perf_counter()
-        clock["prepared"] = perf_counter()
+        clock["prepared"] = perf_counter() - (ready.tiles.compiling if first else 0)
         return margined(ready, matched, exposures, clock=clock, by_hand=self.by_hand, progress=progress), ready
+
+    @cached_property
+    def _aside(self) -> dict[int, pl.DataFrame]:
+        """Rows of accounts that `marginax partition` set aside, by the number of their partition."""
+        if self.dataset.quarantine is None:
+            return {}
+        rows = pl.read_parquet(self.dataset.quarantine).filter(pl.col("account_id").is_not_null())
+        numbers = pl.Series("partition", partition_numbers(rows["account_id"], len(self.dataset)))
+        return {
+            int(number): part.drop("partition") for (number,), part in rows.with_columns(numbers).group_by("partition")
+        }
 
     @cached_property
     def by_hand(self) -> bool:
@@ -153,11 +174,13 @@ class _Run:
     def _book(self, part: Partition) -> Book:
         """The book of a partition; rows of its accounts that `marginax partition` set aside are set aside here too."""
         book = read_book(instruments=self.instruments, **part.files, on_error=self.on_error)
-        if self.dataset.quarantine is None:
+        for kind, file in part.files.items():
+            if list(book.tables[kind].digests.values()) != [part.hashes[file]]:
+                what, remedy = "is not the file that was partitioned", "Partition again, and not while a run reads it"
+                raise BadInput([Problem(str(file), None, None, what, remedy)])
+        mine = self._aside.get(self.dataset.partitions.index(part))
+        if mine is None:
             return book
-        aside = pl.read_parquet(self.dataset.quarantine).filter(pl.col("account_id").is_not_null())
-        numbers = partition_numbers(aside["account_id"], len(self.dataset))
-        mine = aside.filter(pl.Series(numbers == self.dataset.partitions.index(part)))
         tables = dict(book.tables)
         for name, rows in mine.group_by("table"):
             table = tables[str(name[0])]
@@ -185,20 +208,20 @@ def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[s
 
 
 def _written(table: pl.DataFrame, folder: Path, file: str) -> dict[str, Any]:
-    table.write_parquet(folder / file)
+    write_parquet(table, folder / file)
     return {file: {"rows": table.height, "sha256": digest(folder / file)}}
 
 
-def _manifest(last: Result, dataset: Dataset, tally: Tally) -> dict[str, Any]:
+def _manifest(last: Result, dataset: Dataset, record_hash: str, tally: Tally) -> dict[str, Any]:
     """What holds for the market is in every partition's manifest; what holds for the book is added up."""
     book = ("positions", "balances", "accounts", "orders")
     inputs = {name: each for name, each in last.manifest["inputs"].items() if name not in book}
-    whole = sha256((dataset.path / RECORD).read_bytes()).hexdigest()
     tail = last.manifest["configuration"]["risk"]["tail"]
     return {
         "format": FORMAT,
         **last.manifest,
-        "inputs": inputs | {"dataset": {"sha256": {str(dataset.path / RECORD): whole}, "partitions": len(dataset)}},
+        "inputs": inputs
+        | {"dataset": {"sha256": {str(dataset.path / RECORD): record_hash}, "partitions": len(dataset)}},
         "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status)},
         "isolated": tally.isolated,
         "manual": dict(tally.manual),

@@ -6,6 +6,7 @@ with collateral that moves once more for their positions alone.
 
 from collections.abc import Iterator
 from copy import copy
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -29,13 +30,19 @@ class Chunk(NamedTuple):
 
 
 class TailPass:
-    """Streams a book through the tails that a model asks for; attributions see losses, tile by tile."""
+    """Streams a book through the tails that a model asks for; attributions see losses, tile by tile.
+
+    `compiling` is how many seconds machine code took.
+    """
 
     def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
         self._model, self._prepared, self._exposures = model, prepared, exposures
         self._dtype = np.float32 if settings.precision == "float32" else np.float64
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and its holders `numerical`
             cube = np.asarray(prepared.cube).astype(self._dtype)
+        start = perf_counter()
+        native_path(settings.precision)
+        self.compiling = perf_counter() - start
         self._asked = model.asked_tails or ()
         self._tails = CubeTail(
             cube,

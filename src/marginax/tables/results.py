@@ -21,7 +21,7 @@ except ImportError:  # no file locks on this system: runs into one folder must n
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-TABLES = ("margins", "options", "attribution", "quarantine", "daily", "responses", "path")
+TABLES = ("margins", "isolated", "options", "attribution", "quarantine", "daily", "responses", "path")
 DOCUMENTS = ("judgement.json", "impulse.json", "fit.json")
 PARTIAL = ".partial"
 
@@ -46,7 +46,7 @@ def write_tables(
             outputs = {}
             for name, table in tables.items():
                 partial = folder / f".{name}.parquet{PARTIAL}"
-                table.write_parquet(partial)
+                write_parquet(table, partial)
                 sync(partial)
                 outputs[f"{name}.parquet"] = {"rows": table.height, "sha256": digest(partial)}
             for name, text in (documents or {}).items():
@@ -68,6 +68,14 @@ def write_tables(
             for leftover in folder.glob(f".*{PARTIAL}"):
                 leftover.unlink(missing_ok=True)
     return folder
+
+
+def write_parquet(table: pl.DataFrame, path: Path) -> None:
+    """Write a table. Raises OSError where it cannot be written; polars calls a full disk something else."""
+    try:
+        table.write_parquet(path)
+    except pl.exceptions.ComputeError as error:
+        raise OSError(f"{path.name}: {error}") from error
 
 
 def result_names() -> set[str]:
