@@ -60,7 +60,7 @@ class Change:
         for word, each in (("before", before), ("after", after)):
             ends = (pl.col(name).alias(f"{name} {word}") for name in (*REQUIREMENTS, "status"))
             table = table.join(each.margins.select(KEY, *ends), on=KEY, how="left", maintain_order="left")
-        columns = [pl.col(KEY)]
+        columns: list[pl.Expr | pl.Series] = [pl.col(KEY)]
         for k, (name, head) in enumerate(zip(REQUIREMENTS, ("", "maintenance_"), strict=True)):
             columns += [pl.col(f"{name} {word}").alias(f"{head}{word}") for word in ("before", "after")]
             columns += [pl.Series(f"{head}{cause}", moved[cause][:, k]).fill_nan(None) for cause in COLUMNS]

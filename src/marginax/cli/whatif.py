@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from marginax.parameter_diff import ParameterDiff
 
 NAMED = 10
+LEAST = 0.5
 SUMS = {"initial margin": "initial_margin", "maintenance margin": "maintenance_margin", "margin calls": "call"}
 
 
@@ -99,7 +100,7 @@ def _print(found: "ParameterDiff", before: "Config", after: "Config", out: Path 
             f"{totals['no_longer_called']:,} no longer, for {totals['no_longer_called_for']:,.0f}\n"
         )
         if newly.height:
-            console.print("Who would be called first of all, the largest call first:")
+            console.print("Who would be called, the largest call first:")
             console.print(account_table(newly.sort(-pl.col("call_after"), "account_id").head(NAMED)))
             console.print()
         print_most_changed(console, found)
@@ -114,16 +115,16 @@ def _sums(found: "ParameterDiff") -> "Table":
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("", "now", "then", "change", ""):
+    for title in ("", "now", "then", "change", " "):
         table.add_column(title, justify="right" if title else "left")
+
+    def add(title: str, before: float, after: float, *, share: bool) -> None:
+        relative = f"{after / before - 1:+.1%}" if share and before else ""
+        table.add_row(title, f"{before:,.0f}", f"{after:,.0f}", f"{after - before:+,.0f}", relative)
+
     for title, name in SUMS.items():
-        _add(table, title, found.totals[name], found.totals[f"{name}_after"])
-    for part, before, after, _ in found.parts.iter_rows():
-        if abs(before) >= 0.5 or abs(after) >= 0.5:
-            _add(table, f"  of which {part}" if table.row_count == len(SUMS) else f"           {part}", before, after)
+        add(title, found.totals[name], found.totals[f"{name}_after"], share=True)
+        for part, before, after, _ in found.parts.iter_rows() if name == "initial_margin" else ():
+            if max(abs(before), abs(after)) >= LEAST:
+                add(f"  {part}", before, after, share=False)
     return table
-
-
-def _add(table: "Table", title: str, before: float, after: float) -> None:
-    relative = f"{after / before - 1:+.1%}" if before else ""
-    table.add_row(title, f"{before:,.0f}", f"{after:,.0f}", f"{after - before:+,.0f}", relative)
