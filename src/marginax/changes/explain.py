@@ -17,7 +17,7 @@ from time import perf_counter
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from marginax.changes.between import Side, accounts_apart, as_time_alone, in_old_quality
 from marginax.changes.change import CAUSES, Change
@@ -97,16 +97,14 @@ class _Path:
 
     def _stations(self, start: Table) -> Iterator[tuple[str, Table]]:
         """Figures after each step, of accounts in both runs with what the first market can price; zero of others."""
-        there = pl.Series(self.accounts, dtype=pl.String).is_in(pl.Series(self._in_both, dtype=pl.String).implode())
-        stays = there.to_numpy()[:, None]
-        here = np.where(stays, start, 0.0)
+        here = np.where(self._among(self._in_both), start, 0.0)
         state = self._first
         changed = accounts_apart(of_accounts(self._held, self._in_both), self._wanted)
         if state.same_as(self._last):
             here = self._ends()
         elif len(changed):
             found = self._table(self._run(state, of_accounts(self._wanted, changed)))
-            here = np.where(np.isin(self.accounts, changed)[:, None], found, here)
+            here = np.where(self._among(changed), found, here)
         yield "positions", here
         for cause, following in self._states():
             if not following.same_as(state):
@@ -127,12 +125,16 @@ class _Path:
 
     def _ends(self) -> Table:
         """Figures of the run after; of accounts with rows to enter last, what they owe there without these."""
-        stays = np.isin(self.accounts, self._in_both)[:, None]
-        found = np.where(stays, self._after, 0.0)
+        found = np.where(self._among(self._in_both), self._after, 0.0)
         if len(self._late):
             without = self._table(self._run(self._last, of_accounts(self._wanted, self._late)))
-            found = np.where(np.isin(self.accounts, self._late)[:, None], without, found)
+            found = np.where(self._among(self._late), without, found)
         return found
+
+    def _among(self, names: np.ndarray) -> Bool[np.ndarray, "accounts 1"]:
+        """Which accounts are among some."""
+        known = pl.Series(self.accounts, dtype=pl.String)
+        return known.is_in(pl.Series(names, dtype=pl.String).implode()).to_numpy()[:, None]
 
     def _run(self, state: State, held: Holdings) -> pl.DataFrame:
         self.runs += 1
