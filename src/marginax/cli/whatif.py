@@ -85,11 +85,11 @@ def _print(found: "ParameterDiff", before: "Config", after: "Config", out: Path 
     from marginax.cli.summary import counted, page
 
     totals, currency = found.totals, found.before.manifest["currency"]
+    when = found.before.manifest["as_of"][:16].replace("T", " ")
     newly = found.accounts.filter((pl.col("call_after") > 0) & ~(pl.col("call") > 0))
     with page() as console:
         print_keys(console, before, after)
-        console.print(f"\n[bold]{counted(totals['compared'], 'account')} as of "
-                      f"{found.before.manifest['as_of'][:16]} UTC[/bold], in {currency}\n")  # fmt: skip
+        console.print(f"\n[bold]{counted(totals['compared'], 'account')} as of {when} UTC[/bold], in {currency}\n")
         console.print(_sums(found))
         console.print(
             f"\n{counted(totals['more'], 'account')} would owe {totals['asked']:,.0f} more, "
