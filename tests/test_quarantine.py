@@ -33,7 +33,7 @@ def loses(result: mx.Result, status: Status, *accounts: str) -> None:
 
 def balanced(result: mx.Result) -> None:
     """Rows given are rows admitted and rows set aside, in every table of the manifest."""
-    held = {**result._matched.book.tables, **result._matched.market.tables}
+    held = {**result.matched.book.tables, **result.matched.market.tables}
     for name, record in result.manifest["inputs"].items():
         later = result.manifest["history_rows_after_as_of"] if name == "history" else 0
         assert record["rows"] == held[name].rows.height + record["quarantined"] + later

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from marginax.book import Book, read_book
+    from marginax.changes import Change, explain_change
     from marginax.config import Config, load_config
     from marginax.datasets import Dataset, open_dataset, partition_book
     from marginax.engine import (
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from marginax.market import Market, read_market
     from marginax.models import MarginModel, load_model
     from marginax.problems import BadInput, Problem
+    from marginax.run_inputs import RunInputs, read_inputs
     from marginax.scenarios import ScenarioSet, join
     from marginax.status import Status
 
 _HOMES = {
     "BadInput": "problems",
     "Book": "book",
+    "Change": "changes",
     "Config": "config",
     "Dataset": "datasets",
     "DatasetResult": "engine",
@@ -37,9 +40,11 @@ _HOMES = {
     "Market": "market",
     "Problem": "problems",
     "Result": "engine",
+    "RunInputs": "run_inputs",
     "ScenarioSet": "scenarios",
     "Status": "status",
     "correlation_sensitivity": "engine",
+    "explain_change": "changes",
     "follow": "engine",
     "join": "scenarios",
     "load_config": "config",
@@ -49,6 +54,7 @@ _HOMES = {
     "open_dataset": "datasets",
     "partition_book": "datasets",
     "read_book": "book",
+    "read_inputs": "run_inputs",
     "read_market": "market",
     "resume": "engine",
 }
@@ -56,6 +62,7 @@ _HOMES = {
 __all__ = [
     "BadInput",
     "Book",
+    "Change",
     "Config",
     "Dataset",
     "DatasetResult",
@@ -64,9 +71,11 @@ __all__ = [
     "Market",
     "Problem",
     "Result",
+    "RunInputs",
     "ScenarioSet",
     "Status",
     "correlation_sensitivity",
+    "explain_change",
     "follow",
     "join",
     "load_config",
@@ -76,6 +85,7 @@ __all__ = [
     "open_dataset",
     "partition_book",
     "read_book",
+    "read_inputs",
     "read_market",
     "resume",
 ]

@@ -28,13 +28,29 @@ class ParameterDiff:
 
     Columns: account_id, then of each run (the second `_after`) status, equity, initial_margin, maintenance_margin and
     call, and the changes of both margins. `totals`: how many accounts owe more, less and the same, who is newly called
-    and who no longer, the sums of initial margin, and what is asked for and freed.
+    and who no longer and for how much, the sums of margins and calls, and what is asked for and freed.
     """
 
     accounts: pl.DataFrame
     totals: dict[str, Any]
     before: Result
     after: Result
+
+    @property
+    def parts(self) -> pl.DataFrame:
+        """Each part of the initial margin, summed over accounts that have one under both: part, before, after, change.
+
+        A part that one of the models does not know is zero there.
+        """
+        known = self.accounts.filter(pl.col("initial_change").is_not_null()).select(KEY)
+        sums = [
+            known.join(each.margins, on=KEY).select(pl.col(name).sum() for name in each.parts).row(0, named=True)
+            for each in (self.before, self.after)
+        ]
+        names = dict.fromkeys((*self.before.parts, *self.after.parts))
+        rows = [(name, *(each.get(name, 0.0) for each in sums)) for name in names]
+        table = pl.DataFrame(rows, schema={"part": pl.String, "before": pl.Float64, "after": pl.Float64}, orient="row")
+        return table.with_columns(change=pl.col("after") - pl.col("before"))
 
 
 def parameter_diff(
@@ -94,8 +110,13 @@ def _totals(accounts: pl.DataFrame) -> dict[str, Any]:
         "same": int((change == 0).sum()),
         "newly_called": int((called & ~before).sum()),
         "no_longer_called": int((before & ~called).sum()),
-        "initial_margin": float(known["initial_margin"].sum()),
-        "initial_margin_after": float(known["initial_margin_after"].sum()),
+        "newly_called_for": float(known["call_after"].filter(called & ~before).sum()),
+        "no_longer_called_for": float(known["call"].filter(before & ~called).sum()),
+        **{
+            f"{name}{after}": float(known[f"{name}{after}"].sum())
+            for name in ("initial_margin", "maintenance_margin", "call")
+            for after in ("", "_after")
+        },
         "asked": float(change.filter(change > 0).sum()),
         "freed": abs(float(change.filter(change < 0).sum())),
     }

@@ -54,7 +54,7 @@ def application() -> "Typer":
 
     import typer
 
-    from marginax.cli import bench, demo, init, margin, params, partition
+    from marginax.cli import bench, changes, demo, init, margin, params, partition, whatif
 
     app = typer.Typer(
         name="marginax",
@@ -66,6 +66,8 @@ def application() -> "Typer":
         rich_markup_mode=None,
     )
     app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
+    app.command("changes", help="Tell why margins moved between two runs.")(leaving(changes.command))
+    app.command("whatif", help="Tell what other parameters would ask of every account.")(leaving(whatif.command))
     app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
     app.command("partition", help="Partition a book of any size by account, for what memory cannot hold.")(
         leaving(partition.command)

@@ -10,6 +10,7 @@ from marginax.problems import BadInput, Problem
 
 if TYPE_CHECKING:
     import polars as pl
+    from rich.console import Console
     from rich.table import Table
 
     from marginax.config import Config
@@ -81,13 +82,14 @@ def approve(
     import json
 
     from marginax.parameter_file import approval_words, approved, notes_on, read_document, settings_over
+    from marginax.run_inputs import base_of
     from marginax.tables.results import write_files
 
     for flag, words in (("--note", note), ("--by", by)):
         if not words.strip():
             raise BadInput([Problem(flag, None, None, "is empty", "Say who approves, and of what")])
     document = read_document(file, approval=False)
-    config = settings_over(_base(document["model"], file), document["settings"], str(file))
+    config = settings_over(base_of(file, document["model"]), document["settings"], str(file))
     for word in notes_on(file, {**document, "approval": None}, config):
         typer.echo(word, err=True)
     given = document.get("approval")
@@ -101,35 +103,35 @@ def approve(
 
 
 def _configuration(name: str) -> "Config":
-    """What a parameter file, a preset or a TOML file stands for."""
-    from marginax.models.load import model_config
-    from marginax.parameter_file import notes_on, read_document, settings_over
+    """What a parameter file, a preset or a TOML file stands for; what to know of it is told."""
+    from marginax.run_inputs import configuration
 
-    if not name.endswith(".json"):
-        return model_config(name)
-    document = read_document(Path(name))
-    config = settings_over(_base(document["model"], Path(name)), document["settings"], name)
-    for note in notes_on(Path(name), document, config):
+    config, notes = configuration(name)
+    for note in notes:
         typer.echo(note, err=True)
     return config
 
 
-def _base(model: str, file: Path) -> "Config":
-    """The configuration of the model that a file names."""
-    from marginax.models.load import model_config
-
-    try:
-        return model_config(model)
-    except BadInput as error:
-        what = f"`{model}` {error.problems[0].what}"
-        raise BadInput([Problem(str(file), "model", None, what, error.problems[0].remedy)]) from None
-
-
 def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
+    from marginax.cli.summary import counted, page
+
+    totals = found.totals
+    relative = totals["initial_margin_after"] / totals["initial_margin"] - 1 if totals["initial_margin"] else 0.0
+    sums = f"{totals['initial_margin']:,.0f} becomes {totals['initial_margin_after']:,.0f} ({relative:+.1%})"
+    more = f"{counted(totals['more'], 'account')} would owe {totals['asked']:,.0f} more in all"
+    called = f"{counted(totals['newly_called'], 'account')} would be called, {totals['no_longer_called']:,} no longer"
+    with page() as console:
+        print_keys(console, before, after)
+        console.print(f"\nInitial margin {sums}: {more}, {totals['less']:,} owe {totals['freed']:,.0f} less")
+        console.print(f"{called}\n")
+        print_most_changed(console, found)
+
+
+def print_keys(console: "Console", before: "Config", after: "Config") -> None:
+    """Print the keys of two configurations that differ, with both values."""
     from rich.markup import escape
     from rich.table import Table
 
-    from marginax.cli.summary import counted, page
     from marginax.parameter_diff import key_changes
 
     numbers = Table(box=None, padding=(0, 2, 0, 0))
@@ -137,31 +139,25 @@ def _print(found: "ParameterDiff", before: "Config", after: "Config") -> None:
         numbers.add_column(title)
     for words in key_changes(before, after):
         numbers.add_row(*(escape(word) for word in words))
-    totals = found.totals
-    relative = totals["initial_margin_after"] / totals["initial_margin"] - 1 if totals["initial_margin"] else 0.0
-    sums = f"{totals['initial_margin']:,.0f} becomes {totals['initial_margin_after']:,.0f} ({relative:+.1%})"
-    more = f"{counted(totals['more'], 'account')} would owe {totals['asked']:,.0f} more in all"
-    called = f"{counted(totals['newly_called'], 'account')} would be called, {totals['no_longer_called']:,} no longer"
+    console.print(numbers if numbers.row_count else "No key differs.")
+
+
+def print_most_changed(console: "Console", found: "ParameterDiff") -> None:
+    """Print the accounts that would owe most more, and those that would owe most less."""
     changed = found.accounts.drop_nulls("initial_change").sort("initial_change", "account_id")
-    with page() as console:
-        if numbers.row_count:
-            console.print(numbers)
+    for word, rows in (
+        ("more", changed.filter(changed["initial_change"] > 0).reverse()),
+        ("less", changed.filter(changed["initial_change"] < 0)),
+    ):
+        if rows.is_empty():
+            console.print(f"Nobody would owe {word}.")
         else:
-            console.print("No key differs.")
-        console.print(f"\nInitial margin {sums}: {more}, {totals['less']:,} owe {totals['freed']:,.0f} less")
-        console.print(f"{called}\n")
-        for word, rows in (
-            ("more", changed.filter(changed["initial_change"] > 0).reverse()),
-            ("less", changed.filter(changed["initial_change"] < 0)),
-        ):
-            if rows.is_empty():
-                console.print(f"Nobody would owe {word}.")
-            else:
-                console.print(f"Who would owe most {word}:")
-                console.print(_accounts(rows.head(MOST_CHANGED)))
+            console.print(f"Who would owe most {word}:")
+            console.print(account_table(rows.head(MOST_CHANGED)))
 
 
-def _accounts(rows: "pl.DataFrame") -> "Table":
+def account_table(rows: "pl.DataFrame") -> "Table":
+    """Accounts with equity, initial margins, their change and calls."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -18,7 +18,7 @@ from marginax.book import Book
 from marginax.config import Config
 from marginax.data_quality import data_notes
 from marginax.engine.compilation import WIDE_VECTORS, persistent_cache
-from marginax.engine.figures import Figures
+from marginax.engine.figures import Figures, Manual
 from marginax.engine.manual import manual_margin
 from marginax.engine.result import Result
 from marginax.engine.tail_pass import TailPass, book_pass, kernel
@@ -32,7 +32,7 @@ from marginax.models.protocol import MarginModel
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.sets import ScenarioSet
 from marginax.sections import Engine, Run
-from marginax.statuses import account_statuses
+from marginax.statuses import Statuses, account_statuses
 from marginax.tables.door import OnError
 
 Progress = Callable[[int, int], None]
@@ -62,15 +62,7 @@ def margin_book(
     seed = chosen.settings.run.seed if seed is None else seed
     agree(chosen.settings.run, market)
     matched = match(book, market, model=chosen.name, options=chosen.settings.options, on_error=on_error)
-    with jax.enable_x64(True):
-        history = chosen.factors(matched.market, matched.book.instruments)
-        exposures = expose(matched.book, matched.market, history, chosen.settings.options)
-        draws = chosen.draw(seed, history)
-        clock["bound"] = perf_counter()
-        state = chosen.observe(history)
-    known = Known(history, state, draws, seed)
-    ready = get_ready(chosen, exposures, known, engine or chosen.settings.engine)
-    clock["prepared"] = perf_counter() - ready.tiles.compiling
+    ready, exposures = ready_for(chosen, matched, seed=seed, engine=engine, clock=clock)
     return margined(ready, matched, exposures, clock=clock, progress=progress)
 
 
@@ -94,6 +86,28 @@ class Ready:
     scenarios: ScenarioSet
     diagnostics: Mapping[str, Any]
     tiles: TilePass | TailPass
+
+
+def ready_for(
+    model: MarginModel,
+    matched: Matched,
+    *,
+    seed: int,
+    engine: Engine | None = None,
+    clock: dict[str, float] | None = None,
+) -> tuple[Ready, Exposures]:
+    """The market of a matched book made ready from its history, and what the book holds in it."""
+    clock = {} if clock is None else clock
+    options = model.settings.options
+    with jax.enable_x64(True):
+        history = model.factors(matched.market, matched.book.instruments)
+        exposures = expose(matched.book, matched.market, history, options)
+        draws = model.draw(seed, history)
+        clock["bound"] = perf_counter()
+        state = model.observe(history)
+    ready = get_ready(model, exposures, Known(history, state, draws, seed), engine or model.settings.engine)
+    clock["prepared"] = perf_counter() - ready.tiles.compiling
+    return ready, exposures
 
 
 def get_ready(model: MarginModel, exposures: Exposures, known: Known, settings: Engine) -> Ready:
@@ -129,8 +143,47 @@ def margined(
 
     `by_hand` asks for the part `manual` even where no multiplier is named.
     """
-    model, settings = ready.model, ready.model.settings
-    stale = settings.scenarios.stale_after_days
+    model = ready.model
+    passed = one_pass(ready, matched, exposures, clock=clock, by_hand=by_hand, progress=progress)
+    return Result.assemble(
+        matched=matched,
+        exposures=exposures,
+        ready=ready,
+        settings=model.settings.model_copy(update={"engine": ready.settings}),
+        kernel=kernel(model, ready.settings.precision),
+        figures=passed.figures,
+        manual=passed.manual,
+        statuses=passed.statuses,
+        notes=data_notes(matched),
+        attribute=passed.tiles.attributions,
+        clock=clock,
+        read=("orders",) if model.reads_orders else (),
+    )
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a pass over a book found: figures and statuses by holder, and what is added by hand; `tiles` attribute
+    them."""
+
+    figures: Figures
+    manual: Manual | None
+    statuses: Statuses
+    tiles: TilePass | TailPass
+
+
+def one_pass(
+    ready: Ready,
+    matched: Matched,
+    exposures: Exposures,
+    *,
+    clock: dict[str, float] | None = None,
+    by_hand: bool = False,
+    progress: Progress | None = None,
+) -> Passed:
+    """Figures and statuses of every holder of a matched book in a market that is ready."""
+    clock = {} if clock is None else clock
+    model, stale = ready.model, ready.model.settings.scenarios.stale_after_days
     statuses = account_statuses(matched, exposures, ready.known.history, stale_after_days=stale)
     figures = Figures.empty(matched.book.holders, len(ready.scenarios), model.part_names)
     able = np.flatnonzero(~statuses.excepted)
@@ -149,23 +202,7 @@ def margined(
         finite &= np.isfinite(manual.of_holders(manual.initial, exposures.positions))
     statuses = statuses.with_numerical(~finite)
     clock["margined"] = perf_counter()
-    return Result.assemble(
-        matched=matched,
-        exposures=exposures,
-        model=model.name,
-        settings=settings.model_copy(update={"engine": ready.settings}),
-        kernel=kernel(model, ready.settings.precision),
-        seed=ready.known.seed,
-        figures=figures,
-        manual=manual,
-        statuses=statuses,
-        scenarios=ready.scenarios,
-        diagnostics=ready.diagnostics,
-        notes=data_notes(matched),
-        attribute=tiles.attributions,
-        clock=clock,
-        read=("orders",) if model.reads_orders else (),
-    )
+    return Passed(figures, manual, statuses, tiles)
 
 
 def agree(run: Run, market: Market) -> None:

@@ -27,7 +27,7 @@ from marginax.datasets.folder import check_ours, whole_folder
 from marginax.datasets.hashing import partition_numbers
 from marginax.engine.compilation import persistent_cache
 from marginax.engine.figures import uncovered_loss
-from marginax.engine.margin_book import Known, Progress, Ready, agree, get_ready, margined
+from marginax.engine.margin_book import Progress, Ready, agree, margined, ready_for
 from marginax.engine.result import Result
 from marginax.engine.tally import Tally
 from marginax.exposures import expose
@@ -139,19 +139,13 @@ class _Run:
         model, settings = self.model, self.model.settings
         options = settings.options
         matched = match(self._book(part), self.market, model=model.name, options=options, on_error=self.on_error)
-        with jax.enable_x64(True):
-            first = ready is None
-            if ready is None:
-                history = model.factors(matched.market, matched.book.instruments)
-                exposures = expose(matched.book, matched.market, history, options)
-                seed = settings.run.seed if self.seed is None else self.seed
-                known = Known(history, model.observe(history), model.draw(seed, history), seed)
-                clock["bound"] = perf_counter()
-                ready = get_ready(model, exposures, known, self.engine or settings.engine)
-            else:
+        if ready is None:
+            seed = settings.run.seed if self.seed is None else self.seed
+            ready, exposures = ready_for(model, matched, seed=seed, engine=self.engine, clock=clock)
+        else:
+            with jax.enable_x64(True):
                 exposures = expose(matched.book, matched.market, ready.known.history, options)
-                clock["bound"] = perf_counter()
-        clock["prepared"] = perf_counter() - (ready.tiles.compiling if first else 0)
+            clock["bound"] = clock["prepared"] = perf_counter()
         return margined(ready, matched, exposures, clock=clock, by_hand=self.by_hand, progress=progress), ready
 
     @cached_property

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -28,6 +28,9 @@ from marginax.statuses import Statuses
 from marginax.tables.results import write_tables
 from marginax.tables.schemas import UNUSED
 
+if TYPE_CHECKING:
+    from marginax.engine.margin_book import Ready
+
 Attribute = Callable[[np.ndarray], Iterator[tuple[Any, Parts]]]
 # Of the forward (or of a coin): how far a mark may be from the value of its own volatility before it is named.
 FAR = 0.05
@@ -42,7 +45,8 @@ class Result:
 
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
-    market, with what it is priced with and its Greeks (`marginax.option_table`).
+    market, with what it is priced with and its Greeks (`marginax.option_table`), `matched` the book and the market,
+    `ready` what that market was margined with.
     """
 
     margins: pl.DataFrame
@@ -53,7 +57,8 @@ class Result:
     parts: tuple[str, ...]
     options: pl.DataFrame
     uncovered: Float64[np.ndarray, " scenarios"]
-    _matched: Matched = field(repr=False)
+    matched: Matched = field(repr=False)
+    ready: "Ready" = field(repr=False)
     _exposures: Exposures = field(repr=False)
     _manual: Manual | None = field(repr=False)
     _attribute: Attribute = field(repr=False)
@@ -64,14 +69,11 @@ class Result:
         *,
         matched: Matched,
         exposures: Exposures,
-        model: str,
+        ready: "Ready",
         settings: Config,
-        seed: int,
         figures: Figures,
         manual: Manual | None,
         statuses: Statuses,
-        scenarios: ScenarioSet,
-        diagnostics: Mapping[str, Any],
         notes: Mapping[str, Any],
         attribute: Attribute,
         clock: dict[str, float],
@@ -79,6 +81,7 @@ class Result:
         read: Sequence[str],
     ) -> "Result":
         """The tables and the manifest from what a run computed; `read` are tables that only some models read."""
+        model, scenarios = ready.model.name, ready.scenarios
         table = margins_table(matched, exposures, model, figures, statuses, scenarios, manual)
         margins, isolated = table.head(len(matched.book)).drop("instrument_id"), table.slice(len(matched.book))
         able = table.filter(pl.col("initial_margin").is_not_null())
@@ -92,7 +95,7 @@ class Result:
             "kernel": kernel,
             "platform": f"{platform.system()} {platform.machine()}",
             "model": model,
-            "seed": seed,
+            "seed": ready.known.seed,
             "as_of": matched.market.as_of.isoformat(),
             "currency": matched.market.currency,
             "configuration": settings.model_dump(mode="json", by_alias=True, exclude={"run"}),
@@ -104,7 +107,7 @@ class Result:
                 "first": scenarios.labels[0],
                 "last": scenarios.labels[-1],
                 "sha256": scenarios.digest,
-                **diagnostics,
+                **ready.diagnostics,
             },
             "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
@@ -131,6 +134,7 @@ class Result:
             options,
             figures.uncovered,
             matched,
+            ready,
             exposures,
             manual,
             attribute,
@@ -157,7 +161,7 @@ class Result:
         Rows of an account sum to its parts and to its initial margin; accounts without a margin have none. Raises
         KeyError for an account that is not in the book.
         """
-        book = self._matched.book
+        book = self.matched.book
         chosen = np.arange(len(book))
         if accounts is not None:
             unknown = sorted(set(accounts) - set(book.accounts))
@@ -185,7 +189,7 @@ class Result:
         """
         if label not in self.scenarios.labels:
             raise KeyError(f"no scenario {label!r}")
-        market, prices = self._exposures.market, self._matched.market.underlyings.height
+        market, prices = self._exposures.market, self.matched.market.underlyings.height
         shocks = self.scenarios.shocks[self.scenarios.labels.index(label)]
         rows = []
         for k, (name, shock) in enumerate(zip(self.scenarios.factors, shocks.tolist(), strict=True)):
@@ -227,9 +231,9 @@ class Result:
         return write_tables(directory, tables, self.manifest)
 
     def _attribution_rows(self, part: Any, shares: Parts) -> pl.DataFrame:
-        book, exposures = self._matched.book, self._exposures
+        book, exposures = self.matched.book, self._exposures
         names = book.instruments.ids[exposures.listed]
-        assets = self._matched.market.underlyings["underlying"].to_list()
+        assets = self.matched.market.underlyings["underlying"].to_list()
         columns: dict[str, list[np.ndarray]] = {"account": [], "row": [], "amount": [], "order": []}
         values: dict[str, list[np.ndarray]] = {name: [] for name in shares.names}
         kinds = [(exposures.positions, part.width), (exposures.collateral, part.collateral_width)]

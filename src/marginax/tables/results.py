@@ -21,8 +21,19 @@ except ImportError:  # no file locks on this system: runs into one folder must n
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-TABLES = ("margins", "isolated", "options", "attribution", "quarantine", "daily", "responses", "path")
-DOCUMENTS = ("judgement.json", "impulse.json", "fit.json")
+TABLES = (
+    "margins",
+    "isolated",
+    "options",
+    "attribution",
+    "quarantine",
+    "daily",
+    "responses",
+    "path",
+    "changes",
+    "whatif",
+)
+DOCUMENTS = ("judgement.json", "impulse.json", "fit.json", "changes.json", "whatif.json")
 PARTIAL = ".partial"
 
 
