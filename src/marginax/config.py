@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from marginax.charge_sections import CorrelationBreak, Dependence, Procyclicality, StressPeriod
+from marginax.charge_sections import CorrelationBreak, Dependence, Limits, Liquidity, Procyclicality, StressPeriod
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.sections import (
@@ -78,6 +78,8 @@ class Config(Section):
     dependence: Dependence = Dependence()
     correlation_break: CorrelationBreak = CorrelationBreak()
     procyclicality: Procyclicality = Procyclicality()
+    liquidity: Liquidity = Liquidity()
+    limits: Limits = Limits()
     replay: Replay = Replay()
     engine: Engine = Engine()
     parameters: dict[str, Any] = Field(default_factory=dict)

@@ -24,6 +24,7 @@ from marginax.engine.tail_pass import TailPass, book_pass, kernel
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import Exposures, expose
 from marginax.history import FactorHistory
+from marginax.limits import limit_breaches, unknown_liquidity
 from marginax.market import Market
 from marginax.match import Matched, match
 from marginax.models.load import load_model
@@ -140,6 +141,10 @@ def margined(
             progress(done, len(able))
     statuses = statuses.with_numerical(~(figures.finite & np.isfinite(exposures.equity)))
     clock["margined"] = perf_counter()
+    notes = data_notes(matched)
+    if settings.liquidity.on:
+        notes["liquidity_unknown"] = unknown_liquidity(matched.book.instruments, matched.market)
+    factors = len(ready.known.history.names)
     return Result.assemble(
         matched=matched,
         exposures=exposures,
@@ -151,7 +156,8 @@ def margined(
         statuses=statuses,
         scenarios=ready.scenarios,
         diagnostics=ready.diagnostics,
-        notes=data_notes(matched),
+        notes=notes,
+        breaches=limit_breaches(matched.book.accounts, matched.market, exposures, settings, factors=factors),
         attribute=tiles.attributions,
         clock=clock,
     )

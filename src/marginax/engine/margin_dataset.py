@@ -1,7 +1,7 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
     DIR/manifest.json, options.parquet
-    DIR/partition=00000/margins.parquet; attribution.parquet and quarantine.parquet where there are any
+    DIR/partition=00000/margins.parquet; attribution, breaches and quarantine.parquet where there are any
 
 The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
 """
@@ -41,7 +41,9 @@ from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest
 
 FORMAT = "marginax.margins/1"
-_OURS = re.compile(rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|attribution|quarantine)\.parquet)?")
+_OURS = re.compile(
+    rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|attribution|breaches|quarantine)\.parquet)?"
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[s
     outputs = _written(result.margins, folder, f"{name}/margins.parquet")
     if result.quarantine.height:
         outputs |= _written(result.quarantine, folder, f"{name}/quarantine.parquet")
+    if result.breaches is not None:
+        outputs |= _written(result.breaches, folder, f"{name}/breaches.parquet")
     if attribution:
         outputs |= _written(result.attribution(), folder, f"{name}/attribution.parquet")
     return outputs
@@ -190,6 +194,7 @@ def _manifest(last: Result, dataset: Dataset, tally: Tally) -> dict[str, Any]:
         "inputs": inputs | {"dataset": {"sha256": {str(dataset.path / RECORD): whole}, "partitions": len(dataset)}},
         "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status)},
         "totals": dict(tally.totals),
+        "limits": dict(tally.limits),
         "uncovered_loss": uncovered_loss(tally.uncovered, last.scenarios, tail=tail),
     }
 

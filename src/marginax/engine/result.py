@@ -18,6 +18,7 @@ from marginax.config import Config
 from marginax.engine.figures import Figures, finite, margins_table, uncovered_loss
 from marginax.expiries import ForwardSource
 from marginax.exposures import Exposures
+from marginax.limits import breach_notes
 from marginax.match import Matched
 from marginax.models.protocol import Parts
 from marginax.option_table import option_table
@@ -40,7 +41,8 @@ class Result:
 
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
-    market, with what it is priced with and its Greeks (`marginax.option_table`).
+    market, with what it is priced with and its Greeks (`marginax.option_table`). `breaches` is one row for each limit that
+    an account passes in an underlying (`marginax.limits`), None where no limit is set.
     """
 
     margins: pl.DataFrame
@@ -49,6 +51,7 @@ class Result:
     scenarios: ScenarioSet
     parts: tuple[str, ...]
     options: pl.DataFrame
+    breaches: pl.DataFrame | None
     uncovered: Float64[np.ndarray, " scenarios"]
     _matched: Matched = field(repr=False)
     _exposures: Exposures = field(repr=False)
@@ -68,6 +71,7 @@ class Result:
         scenarios: ScenarioSet,
         diagnostics: Mapping[str, Any],
         notes: Mapping[str, Any],
+        breaches: pl.DataFrame | None,
         attribute: Attribute,
         clock: dict[str, float],
         kernel: str,
@@ -90,7 +94,7 @@ class Result:
             "currency": matched.market.currency,
             "configuration": settings.model_dump(mode="json", by_alias=True, exclude={"run"}),
             "inputs": {name: table.record for name, table in tables.items() if table.digests},
-            "unused_tables": [name for name in UNUSED if tables[name].given],
+            "unused_tables": [name for name in _unused(settings) if tables[name].given],
             "history_rows_after_as_of": matched.market.after_as_of,
             "scenarios": {
                 "count": len(scenarios),
@@ -101,6 +105,7 @@ class Result:
             },
             "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
+            "limits": breach_notes(breaches),
             "accounts": {"total": len(matched.book), "by_status": statuses.counts()},
             "totals": {
                 name: finite(float(able[name].sum()))
@@ -119,6 +124,7 @@ class Result:
             scenarios,
             tuple(figures.parts),
             options,
+            breaches,
             figures.uncovered,
             matched,
             exposures,
@@ -206,6 +212,8 @@ class Result:
             tables["quarantine"] = self.quarantine
         if self.options.height:
             tables["options"] = self.options
+        if self.breaches is not None:
+            tables["breaches"] = self.breaches
         if attribution:
             tables["attribution"] = self.attribution()
         return write_tables(directory, tables, self.manifest)
@@ -248,6 +256,12 @@ class Result:
             "account_id", "instrument_id", "asset", "amount", *shares.names
         )
         return shown.with_columns(pl.sum_horizontal(shares.names).alias("total"))
+
+
+def _unused(settings: Config) -> tuple[str, ...]:
+    """Tables that this configuration does not look at."""
+    walks = bool(settings.liquidity.impact) or settings.limits.depth_share is not None
+    return UNUSED if walks else (*UNUSED, "order_book")
 
 
 def _option_notes(options: pl.DataFrame, contradicted: np.ndarray) -> dict[str, Any]:

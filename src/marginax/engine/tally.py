@@ -5,6 +5,7 @@ Sums are over accounts that have a margin.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,13 +13,14 @@ from jaxtyping import Float64
 
 from marginax.engine.figures import finite
 from marginax.engine.result import Result
+from marginax.limits import joined_notes
 
 CLOSEST = 5
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Accounts by status; sums by part; how many are below zero, called, or without a margin; rows set aside.
+    """Accounts by status; sums by part; how many are below zero, called, or without a margin; rows set aside; limits.
 
     `closest` are rows of `margins`, those with the least equity over maintenance first.
     """
@@ -31,6 +33,7 @@ class Tally:
     called: int
     excepted: int
     quarantined: int
+    limits: Mapping[str, Any]
     closest: pl.DataFrame
     uncovered: Float64[np.ndarray, " scenarios"]
 
@@ -48,6 +51,7 @@ class Tally:
             called=able.filter(pl.col("call") > 0).height,
             excepted=result.excepted,
             quarantined=result.quarantine.height,
+            limits=result.manifest["limits"],
             closest=_closest(able),
             uncovered=result.uncovered,
         )
@@ -63,6 +67,7 @@ class Tally:
             called=self.called + other.called,
             excepted=self.excepted + other.excepted,
             quarantined=self.quarantined + other.quarantined,
+            limits=joined_notes(self.limits, other.limits),
             closest=_closest(pl.concat([self.closest, other.closest])),
             uncovered=self.uncovered + other.uncovered,
         )

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
-from marginax.models.addons.dependence import DependenceCharge, standalone
+from marginax.models.addons.dependence import DependenceCharge, Standalone, standalone
+from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.checks import CHARGES
 from marginax.models.expected_shortfall import ExpectedShortfall
@@ -20,7 +21,7 @@ from marginax.models.tile_losses import has_collateral, held_amounts, owes, tile
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
 # Parts that the cost of closing is made of: maintenance holds them in full.
-IN_FULL = ("haircut", "concentration")
+IN_FULL = ("haircut", "concentration", "liquidity")
 
 
 class DynamicPrepared(ScenarioPrepared):
@@ -28,7 +29,7 @@ class DynamicPrepared(ScenarioPrepared):
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
     `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
-    `independent` the cube with every underlying on its own.
+    `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades).
     """
 
     stressed: Float[Array, " stressed"]
@@ -36,6 +37,7 @@ class DynamicPrepared(ScenarioPrepared):
     scale: Float[Array, " rows"]
     terms: CollateralTerms
     independent: Float[Array, "rows main"] | None
+    liquidity: LiquidityTerms | None
     main: int = eqx.field(static=True)
     historical: int = eqx.field(static=True)
 
@@ -50,6 +52,7 @@ class DynamicCharges(ExpectedShortfall):
     correlation_break: CorrelationBreakCharge | None
     procyclicality: ProcyclicalityTools | None
     collateral: CollateralCharge
+    liquidity: LiquidityCharge | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -64,6 +67,7 @@ class DynamicCharges(ExpectedShortfall):
             "procyclicality": self.procyclicality is not None,
             "haircut": True,
             "concentration": self.collateral.concentrates,
+            "liquidity": self.liquidity is not None,
             "floor": True,
         }
         return tuple(name for name, switched in on.items() if switched)
@@ -79,7 +83,8 @@ class DynamicCharges(ExpectedShortfall):
     @property
     def _needs_groups(self) -> bool:
         comonotone = self.dependence is not None and self.dependence.against == "comonotone"
-        return comonotone or self.procyclicality is not None
+        lasting = self.liquidity is not None and self.liquidity.participation is not None
+        return comonotone or lasting or self.procyclicality is not None
 
     @property
     def _needs_units(self) -> bool:
@@ -114,10 +119,7 @@ class DynamicCharges(ExpectedShortfall):
             found["stress"] = self._stress(alone, positions[:, main:], prepared.stressed)
             together = together + self._stress(charges.joint, joint[:, main:], prepared.stressed)
         found["collateral"] = together - alone - found["stress"]
-        own = None
-        if self._needs_groups:
-            cube = prepared.cube[:, :main]
-            own = standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
+        own = self._standalone(prepared, tile)
         if self.dependence is not None:
             if prepared.independent is not None:
                 apart = eqx.tree_at(lambda each: each.cube, prepared, prepared.independent)
@@ -143,9 +145,21 @@ class DynamicCharges(ExpectedShortfall):
         found["concentration"] = jnp.zeros_like(alone)
         if has_collateral(tile):
             found["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
+        found["liquidity"] = jnp.zeros_like(alone)
+        if self.liquidity is not None and prepared.liquidity is not None:
+            runs = None if own is None else shortfall_by_run(prepared.units, own.groups, tile)
+            found["liquidity"] = self.liquidity.charge(prepared.liquidity, tile, runs)
         found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
         has, names = owes(tile), self.part_names
         return Parts(tuple(jnp.where(has, found[name], 0) for name in names), names), charges, joint
+
+    def _standalone(self, prepared: DynamicPrepared, tile: Tile) -> Standalone | None:
+        """Expected shortfalls of single underlyings; None where no part asks for them."""
+        if not self._needs_groups:
+            return None
+        main = slice(0, prepared.main)
+        cube, weights = prepared.cube[:, main], prepared.weights[main]
+        return standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
 
     def _wrong_way(self, prepared: DynamicPrepared, tile: Tile, charges: Charges) -> Float[Array, " accounts"]:
         """The charge on collateral in whose underlying no position is held."""
@@ -176,12 +190,14 @@ class DynamicCharges(ExpectedShortfall):
         """Euler shares of each part by position, then by asset of the collateral: amount times slope.
 
         All parts are homogeneous of degree one in what an account holds but `concentration`, which is a sum over assets
-        already.
+        already, and `liquidity`, of which each position has its share of the net delta and vega that it is part of.
         """
+
+        sloped = eqx.tree_at(lambda each: each.liquidity, prepared, None, is_leaf=lambda leaf: leaf is None)
 
         def parts_of(quantities: Array, amounts: Array) -> tuple[Array, ...]:
             held = eqx.tree_at(lambda each: (each.quantities, each.amounts), tile, (quantities, amounts))
-            return self._parts(prepared, held)[0].values
+            return self._parts(sloped, held)[0].values
 
         held = (jnp.asarray(tile.quantities), jnp.asarray(tile.amounts))
         values, pull = jax.vjp(parts_of, *held)
@@ -191,6 +207,11 @@ class DynamicCharges(ExpectedShortfall):
         by_part = jnp.concatenate([amount * slope for amount, slope in zip(held, slopes, strict=True)], axis=2)
         shares = dict(zip(self.part_names, by_part, strict=True))
         if "concentration" in shares:
-            own = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
-            shares["concentration"] = jnp.concatenate([jnp.zeros_like(held[0]), own], axis=1)
+            cut = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
+            shares["concentration"] = jnp.concatenate([jnp.zeros_like(held[0]), cut], axis=1)
+        if self.liquidity is not None and prepared.liquidity is not None:
+            own = self._standalone(prepared, tile)
+            runs = None if own is None else shortfall_by_run(prepared.units, own.groups, tile)
+            closing = self.liquidity.shares(prepared.liquidity, tile, runs)
+            shares["liquidity"] = jnp.concatenate([closing, jnp.zeros_like(held[1])], axis=1)
         return Parts(tuple(shares.values()), self.part_names)

@@ -21,7 +21,7 @@ except ImportError:  # no file locks on this system: runs into one folder must n
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-TABLES = ("margins", "options", "attribution", "quarantine", "daily", "responses", "path")
+TABLES = ("margins", "options", "attribution", "breaches", "quarantine", "daily", "responses", "path")
 DOCUMENTS = ("judgement.json", "impulse.json", "fit.json")
 PARTIAL = ".partial"
 
