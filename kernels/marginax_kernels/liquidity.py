@@ -28,7 +28,7 @@ def square_root_impact(
 
 
 def days_to_sell_scale(size: Float[Array, "*batch"], capacity: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """By how much the risk of one day grows where at most `capacity` is sold a day: sqrt(1 + (size / capacity - 1)+ / 3).
+    """How much a day's risk grows where at most `capacity` is sold in one: sqrt(1 + (size / capacity - 1)+ / 3).
 
     A position that is sold evenly over n days has the variance of a third of those days: the integral of (1 - t / n)^2.
     One where all is sold on the first day. Gradient: exact, one-sided at size = capacity.
@@ -56,8 +56,8 @@ def order_books(depth: Float[Array, "books levels"], distance: Float[Array, "boo
 def walk_books(size: Float[Array, "*batch"], book: Int[Array, "*batch"], books: OrderBooks) -> Float[Array, "*batch"]:
     """Cost of trading `size` against the levels of the row `book` of `books`, counted from the touch.
 
-    Beyond the last level a price is as far as the square root says, distance x sqrt(size / depth), so that nothing there
-    is cheaper than the last level. A book without depth costs nothing. Convex in `size`, exact on the book.
+    Beyond the last level a price is as far as the square root says, distance x sqrt(size / depth), so that nothing
+    there is cheaper than the last level. A book without depth costs nothing. Convex in `size`, exact on the book.
 
     Gradient: the distance of the level that is reached. Cost: log2(levels) gathers a number.
     """
@@ -113,8 +113,8 @@ def optimal_liquidation(
 ) -> Liquidation:
     """The schedule of least cost + risk_aversion x variance under linear impact, in equal periods.
 
-    `deviation` is absolute, per root of time; a trade of n shares in a period tau pays `fixed` a share and `temporary` x
-    n / tau, and moves the price by `permanent` x n for all that is left. `risk_aversion` is above zero. Units: the
+    `deviation` is absolute, per root of time; a trade of n shares in a period tau pays `fixed` a share and `temporary`
+    x n / tau, and moves the price by `permanent` x n for all that is left. `risk_aversion` is above zero. Units: the
     currency of the prices. It is what a margin's charge is compared with: the least that a patient seller pays.
 
     Gradient: exact. Source: Almgren and Chriss (2000), formulas 17 to 21.

@@ -79,7 +79,7 @@ class Liquidity(Section):
     expiry_days: tuple[float, ...] = Field(
         (7.0, 30.0, 90.0),
         strict=False,
-        description="days to expiry at which one bucket of vega ends and the next begins",
+        description="days to expiry at which a bucket of vega ends",
     )
     participation: float = Field(
         0.0, ge=0, le=1, description="share of ADV that can be sold in a day; what is beyond takes longer; 0: off"

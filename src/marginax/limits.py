@@ -82,7 +82,7 @@ def limit_breaches(
 
 
 def breach_notes(breaches: pl.DataFrame | None) -> dict[str, Any]:
-    """What the manifest says of limits: how many are passed by which, and the largest of them; nothing without limits."""
+    """What the manifest says of limits: how many are passed by whom, and which the furthest; nothing without limits."""
     if breaches is None:
         return {}
     largest = breaches.sort("allowed_share").head(NAMED)
@@ -142,7 +142,7 @@ def _slopes(instruments: Any, market: Any, pricing: OptionPricing, *, factors: i
 def _measure(
     limit: str, table: pl.DataFrame, exposures: Exposures, settings: Config
 ) -> Float64[np.ndarray, " underlyings"]:
-    """What a limit is a share of, by underlying: at least the configured worst; a depth by the book where none is said."""
+    """What a limit is a share of, by underlying, at least the worst; a depth that is not said is the book's."""
     known = table[limit].fill_null(0.0).to_numpy()
     liquidity = exposures.market.liquidity
     if limit == "depth" and liquidity is not None:

@@ -17,9 +17,9 @@ Levels = tuple[Float64[np.ndarray, "books levels"], Float64[np.ndarray, "books l
 
 
 def book_levels(instruments: Instruments, market: Market) -> Levels | None:
-    """Cumulated depth and distance by underlying and side (bids before asks), padded with the last level; None for none.
+    """Cumulated depth and distance by underlying and side (bids before asks), padded with the last level.
 
-    Levels of instruments that the book of accounts does not know, or that have no price, are left out: `match` names
+    None where there is none. Levels of instruments that are not known, or have no price, are left out: `match` names
     them.
     """
     rows = market.tables["order_book"].rows

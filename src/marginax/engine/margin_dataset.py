@@ -41,9 +41,8 @@ from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest
 
 FORMAT = "marginax.margins/1"
-_OURS = re.compile(
-    rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|attribution|breaches|quarantine)\.parquet)?"
-)
+_TABLES = "margins|attribution|breaches|quarantine"
+_OURS = re.compile(rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/({_TABLES})\.parquet)?")
 
 
 @dataclass(frozen=True)

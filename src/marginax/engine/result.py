@@ -41,7 +41,7 @@ class Result:
 
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
-    market, with what it is priced with and its Greeks (`marginax.option_table`). `breaches` is one row for each limit that
+    market, with what it is priced with and its Greeks (`marginax.option_table`), `breaches` one row for each limit that
     an account passes in an underlying (`marginax.limits`), None where no limit is set.
     """
 

@@ -11,9 +11,9 @@
     liquidity          = what closing the positions costs: spread and fees, impact, more than a day
     floor              = what lifts the sum of the first six to zero
 
-initial = their sum; maintenance = rho times the parts that are risk, and `haircut`, `concentration` and `liquidity` in full. Every
-part but core, collateral, haircut and floor is there only where it is switched on. The ES of the parts is at
-`risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know none of the tools.
+initial = their sum; maintenance = rho times the parts that are risk, and `haircut`, `concentration` and `liquidity` in
+full. Every part but core, collateral, haircut and floor is there only where it is switched on. The ES of the parts is
+at `risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know none of the tools.
 """
 
 from collections.abc import Mapping
