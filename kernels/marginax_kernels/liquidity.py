@@ -50,7 +50,7 @@ def order_books(depth: Float[Array, "books levels"], distance: Float[Array, "boo
     Neither falls along a row, and padding repeats the last level. Gradient: exact.
     """
     own = jnp.diff(depth, axis=1, prepend=0)
-    return OrderBooks(depth, distance, jnp.cumsum(distance * own, axis=1))
+    return OrderBooks(jnp.asarray(depth), jnp.asarray(distance), jnp.cumsum(distance * own, axis=1))
 
 
 def walk_books(size: Float[Array, "*batch"], book: Int[Array, "*batch"], books: OrderBooks) -> Float[Array, "*batch"]:
@@ -61,7 +61,7 @@ def walk_books(size: Float[Array, "*batch"], book: Int[Array, "*batch"], books: 
 
     Gradient: the distance of the level that is reached. Cost: log2(levels) gathers a number.
     """
-    depth, distance, cost = (each.ravel() for each in books)
+    depth, distance, cost = (jnp.ravel(each) for each in books)
     levels = books.depth.shape[1]
     row = book * levels
     place, step = jnp.zeros_like(row), 1 << (levels.bit_length() - 1)

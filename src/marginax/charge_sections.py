@@ -118,8 +118,12 @@ class Limits(Section):
     open_interest_share: float | None = Field(
         None, gt=0, examples=[0.05], description="share of the open interest; default: no limit"
     )
+    worst_depth: float = Field(
+        2e4, gt=0, description="least depth that counts, account currency; so much where none is known"
+    )
+    worst_adv: float = Field(1e6, gt=0, description="least ADV that counts; so much where none is known")
     worst_open_interest: float = Field(
-        1e6, gt=0, description="least open interest that counts, account currency; so much where none is known"
+        1e6, gt=0, description="least open interest that counts; so much where none is known"
     )
 
     @property

@@ -150,9 +150,4 @@ def _measure(
         if within is not None:
             level = np.where(exposures.market.absolute, exposures.market.level, 1.0)
             known = np.where(known > 0, known, within * level)
-    worst = {
-        "depth": settings.liquidity.worst_depth,
-        "adv": settings.liquidity.worst_adv,
-        "open_interest": settings.limits.worst_open_interest,
-    }
-    return np.maximum(known, worst[limit])
+    return np.maximum(known, getattr(settings.limits, f"worst_{limit}"))

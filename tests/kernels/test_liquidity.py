@@ -19,10 +19,8 @@ from marginax_kernels import (
 )
 from reference import liquidity as twin
 
-impact, walked, even, scale = (
-    jax.jit(each) for each in (square_root_impact, walk_books, even_book, days_to_sell_scale)
-)
-totals, rates, sums = (jax.jit(each) for each in (run_totals, run_rates, row_sums))
+impact, walked, even = (jax.jit(each) for each in (square_root_impact, walk_books, even_book))
+totals, rates, sums, scale = (jax.jit(each) for each in (run_totals, run_rates, row_sums, days_to_sell_scale))
 LEVELS = 7
 sizes = st.floats(0.01, 1e6)
 
@@ -70,9 +68,8 @@ def test_an_even_book_is_one_of_many_thin_levels(double: None) -> None:
 
 def test_the_root_law_and_the_days_are_those_of_the_formula(precision: np.dtype) -> None:
     size = np.array([0.0, 1.0, 50.0, 4e6], precision)
-    got = impact(
-        size, deviation=np.array(0.04, precision), volume=np.array(1e5, precision), strength=np.array(0.7, precision)
-    )
+    market = {"deviation": 0.04, "volume": 1e5, "strength": 0.7}
+    got = impact(size, **{name: np.array(value, precision) for name, value in market.items()})
     wanted = [twin.square_root_impact(each, 0.04, 1e5, 0.7) for each in size.tolist()]
     np.testing.assert_allclose(got, wanted, rtol=16 * np.finfo(precision).eps)
     longer = np.asarray(scale(size, np.array(50.0, precision)), float) - 1
@@ -121,20 +118,18 @@ def test_runs_are_summed_at_their_last_entry_and_told_to_all_of_theirs(
 ) -> None:
     groups = np.sort(rng.integers(0, 4, (5, width)), axis=1)
     amounts = rng.standard_normal((5, width)).astype(precision)
+    near = 4 * width * float(np.finfo(precision).eps)
     summed, told = np.asarray(totals(amounts, groups)), np.asarray(rates(amounts, groups))
     for row in range(5):
         for group in set(groups[row].tolist()):
             mine = np.flatnonzero(groups[row] == group)
-            assert summed[row, mine[-1]] == pytest.approx(
-                amounts[row, mine].sum(), abs=width * np.finfo(precision).eps * 4
-            )
+            assert float(summed[row, mine[-1]]) == pytest.approx(float(amounts[row, mine].sum()), abs=near)
             np.testing.assert_array_equal(summed[row, mine[:-1]], 0)
             np.testing.assert_array_equal(told[row, mine], amounts[row, mine[-1]])
-    np.testing.assert_allclose(sums(amounts), amounts.sum(axis=1), atol=width * 8 * np.finfo(precision).eps)
+    np.testing.assert_allclose(sums(amounts), amounts.sum(axis=1), atol=near)
     # A row has the same bits beside others.
-    np.testing.assert_array_equal(
-        np.asarray(totals(np.tile(amounts[:1], (64, 1)), np.tile(groups[:1], (64, 1))))[7], summed[0]
-    )
+    many = totals(np.tile(amounts[:1], (64, 1)), np.tile(groups[:1], (64, 1)))
+    np.testing.assert_array_equal(np.asarray(many)[7], summed[0])
 
 
 def test_a_tile_of_a_width_that_is_no_power_of_two_is_refused() -> None:

@@ -126,7 +126,7 @@ class LiquidityCharge(eqx.Module):
             vega_volume=self.vega_share * adv,
             depth=jnp.maximum(known.depth, self.worst_depth) / worth,
             distance=DEPTH_WITHIN * worth,
-            books=None if known.levels is None else order_books(*map(jnp.asarray, known.levels)),
+            books=None if known.levels is None else order_books(*known.levels),
         )
 
     def charge(
