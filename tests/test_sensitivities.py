@@ -66,4 +66,8 @@ def test_gross_notional_of_linear_contracts_is_their_delta_and_of_options_what_t
     gross = np.asarray(gross_notional(arrays, market, delta))
     option = book.instruments.is_option[exposures.listed]
     np.testing.assert_array_equal(gross[~option], np.abs(delta[~option]))
-    assert np.all(gross[option] >= np.abs(delta[option]) * (1 - 1e-9) - 1e-9)
+    index = market.index[arrays.underlying]
+    coin = book.instruments.coin_settled[exposures.listed]
+    assert np.any(coin)
+    np.testing.assert_allclose(gross[coin], (arrays.multiplier * index)[coin], rtol=1e-12)
+    assert np.all(gross[option] >= 0.9 * (arrays.multiplier * index)[option])

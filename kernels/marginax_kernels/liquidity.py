@@ -143,4 +143,4 @@ def _beyond(
 def _power(size: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """size^(3/2), with a slope at zero."""
     some = size > 0
-    return size * jnp.sqrt(jnp.where(some, size, 1))
+    return jnp.where(some, size * jnp.sqrt(jnp.where(some, size, 1)), 0)
