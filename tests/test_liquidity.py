@@ -15,6 +15,7 @@ from marginax.exposures import expose
 from marginax.models.dynamic import Dynamic
 from marginax.problems import BadInput
 from marginax.sections import Engine
+from marginax.synthetic import venue
 from markets import AS_OF, INDEX, book_of, changed, margin, row, underlyings
 from reference import liquidity as twin
 from reference.tail import expected_shortfall
@@ -280,3 +281,30 @@ def test_numbers_that_make_no_charge_are_refused(liquidity: dict[str, Any], said
 def test_a_model_that_charges_no_liquidity_refuses_the_section() -> None:
     with pytest.raises(BadInput, match="liquidity: is set, and `expected_shortfall` does not read it"):
         mx.load_model(parse_config({"liquidity": {"fee": 0.001}}, "test"))
+
+
+def test_vega_is_closed_by_underlying_and_bucket_of_expiries() -> None:
+    """Options of the synthetic venue: what the square root of vega adds, and that a spread across buckets is no hedge."""
+    made = dict(venue(accounts=20).tables)
+    options = made["instruments"].filter((pl.col("kind") == "call") & (pl.col("underlying") == "BTC"))
+    near, far = (
+        options.filter(pl.col("expiry") == each).sort("strike", "instrument_id")["instrument_id"].to_list()
+        for each in (options["expiry"].min(), options["expiry"].max())
+    )
+    held = book_of(
+        ("near", near[4], 300.0), ("far", far[4], -300.0), ("both", near[4], 300.0), ("both", far[4], -300.0),
+        ("twice", near[4], 300.0), ("twice", near[5], 300.0), ("other", near[5], 300.0),
+    )  # fmt: skip
+    market = {name: made[name] for name in ("instruments", "quotes", "underlyings", "history", "forwards")}
+    money = pl.DataFrame({"account_id": ["near"], "asset": ["USD"], "amount": [1.0]})
+
+    def charges(**liquidity: Any) -> dict[str, float]:
+        found = margin({**market, "positions": held, "balances": money}, configured(**liquidity), engine=DOUBLE)
+        return dict(found.margins.select("account_id", "liquidity").iter_rows())
+
+    whole, without = charges(), charges(vega_share=0.0)
+    vega = {name: whole[name] - without[name] for name in whole}
+    assert vega["both"] == pytest.approx(vega["near"] + vega["far"], rel=1e-9)
+    # V^(3/2) of a sum is more than the sum of V^(3/2).
+    assert vega["twice"] > vega["near"] + vega["other"] > 0
+    assert vega["twice"] == pytest.approx((vega["near"] ** (2 / 3) + vega["other"] ** (2 / 3)) ** 1.5, rel=1e-6)
