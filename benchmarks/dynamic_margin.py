@@ -2,8 +2,9 @@
 
 Both models take 1,000 filtered scenarios, VaR and ES at 1 % and a charge at 2.5 %, in float32 on all cores; the
 dynamic one has every part on but liquidity, and its 250 stressed scenarios; `with_liquidity` has that too. `linear`
-has 0.3 groups an account (two positions in one coin), `options` three (eight options on each of three coins). `plain` goes tile by tile, as every model that sees
-losses does; `plain_by_kernel` is what the engine does with it, which asks the whole-book kernel for tails. Passes are
+has 0.3 groups an account (two positions in one coin), `options` three (eight options on each of three coins). `plain`
+goes tile by tile, as every model that sees losses does; `plain_by_kernel` is what the engine does with it, which asks
+the whole-book kernel for tails. Passes are
 timed in turn, medians told; the dependence charge is checked against a loop that masks every underlying before any
 clock starts, and timed apart.
 """

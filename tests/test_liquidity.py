@@ -284,7 +284,7 @@ def test_a_model_that_charges_no_liquidity_refuses_the_section() -> None:
 
 
 def test_vega_is_closed_by_underlying_and_bucket_of_expiries() -> None:
-    """Options of the synthetic venue: what the square root of vega adds, and that a spread across buckets is no hedge."""
+    """Options of the synthetic venue: the square root of net vega, and a spread across buckets that is no hedge."""
     made = dict(venue(accounts=20).tables)
     options = made["instruments"].filter((pl.col("kind") == "call") & (pl.col("underlying") == "BTC"))
     near, far = (
