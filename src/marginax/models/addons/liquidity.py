@@ -32,6 +32,7 @@ from marginax_kernels import (
     run_rates,
     run_totals,
     square_root_impact,
+    volatility,
     walk_books,
 )
 
@@ -104,7 +105,7 @@ class LiquidityCharge(eqx.Module):
         assert known is not None
         assets, own = market.index.shape[0], jnp.asarray(instruments.underlying)
         slopes = unit_sensitivities(instruments, market, shocks.shape[1], pricing)
-        day = jnp.sqrt(weights @ jnp.nan_to_num(shocks) ** 2 / horizon_days)
+        day = volatility(weights @ jnp.nan_to_num(shocks) ** 2 / horizon_days)
         implied, day_and_none = jnp.zeros(assets), jnp.append(day, 0.0)
         for block in instruments.options:
             implied = implied.at[block.underlying].set(day_and_none[block.factor])
