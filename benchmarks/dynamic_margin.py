@@ -1,9 +1,10 @@
 """What the dynamic margin costs beside the plain one: a pass over two kinds of book, and a new bar of 500 factors.
 
 Both models take 1,000 filtered scenarios, VaR and ES at 1 % and a charge at 2.5 %, in float32 on all cores; the
-dynamic one has every part on, and its 250 stressed scenarios. `linear` has 0.3 groups an account (two positions in one
-coin), `options` three (eight options on each of three coins). `plain` goes tile by tile, as every model that sees
-losses does; `plain_by_kernel` is what the engine does with it, which asks the whole-book kernel for tails. Passes are
+dynamic one has every part on but liquidity, and its 250 stressed scenarios; `with_liquidity` has that too. `linear`
+has 0.3 groups an account (two positions in one coin), `options` three (eight options on each of three coins). `plain`
+goes tile by tile, as every model that sees losses does; `plain_by_kernel` is what the engine does with it, which asks
+the whole-book kernel for tails. Passes are
 timed in turn, medians told; the dependence charge is checked against a loop that masks every underlying before any
 clock starts, and timed apart.
 """
@@ -39,13 +40,18 @@ PARTS: dict[str, Any] = {
     "correlation_break": {"multiplier": 1.0},
     "collateral": {"limits": {"USDT": 1e6}, "sizes": {"USDT": 1e5}, "wrong_way": 0.1},
 }
+EVERY: dict[str, Any] = {
+    **PARTS,
+    "dependence": {"share": 0.05},
+    "procyclicality": {"buffer": 0.25, "rise_limit": 0.5},
+}
 MODELS = {
     "plain": PLAIN,
     "without_dependence": PARTS,
-    "every_part": {
-        **PARTS,
-        "dependence": {"share": 0.05},
-        "procyclicality": {"buffer": 0.25, "rise_limit": 0.5},
+    "every_part": EVERY,
+    "with_liquidity": {
+        **EVERY,
+        "liquidity": {"spread": 1.0, "fee": 0.0005, "impact": 1.0, "vega_share": 0.003, "participation": 0.1},
     },
 }
 

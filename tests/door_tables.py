@@ -95,7 +95,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "maintenanceMarginRate": 0.01,
         "maxLeverage": 50.0,
     },
-    "order_book": {"instrument_id": "A", "side": "bid", "price": [1.0, 2.0, 3.0], "size": 1.0, "time": T},
+    "order_book": {
+        "instrument_id": "A",
+        "side": ["bid", "ask", "ask"],
+        "price": [2.0, 2.5, 3.0],
+        "size": 1.0,
+        "time": T,
+    },
     "portfolios": {
         "portfolio": ["book one", "book one", "book two"],
         "kind": "spread",

@@ -15,6 +15,8 @@ from marginax.engine.tiles import build, cut
 from marginax.exposures import expose
 from test_dynamic import configured, holdings
 
+# Worst numbers at which some accounts pay by the root of volume and some by depth.
+CLOSING = {"spread": 1.0, "fee": 0.0005, "impact": 1.0, "participation": 0.1, "worst_adv": 3e5, "worst_depth": 2e4}
 LEAVES: dict[str, Callable[[Any], Any]] = {
     "fast half-life": lambda model: model.source.volatility.model.fast_half_life_days,
     "slow half-life": lambda model: model.source.volatility.model.slow_half_life_days,
@@ -27,6 +29,12 @@ LEAVES: dict[str, Callable[[Any], Any]] = {
     "buffer": lambda model: model.procyclicality.buffer,
     "wrong way": lambda model: model.collateral.wrong_way,
     "concentration": lambda model: model.collateral.concentration,
+    "half of the spread": lambda model: model.liquidity.spread,
+    "fee": lambda model: model.liquidity.fee,
+    "impact": lambda model: model.liquidity.impact,
+    "participation": lambda model: model.liquidity.participation,
+    "worst depth": lambda model: model.liquidity.worst_depth,
+    "worst volume": lambda model: model.liquidity.worst_adv,
 }
 
 
@@ -36,7 +44,7 @@ def total() -> tuple[Any, Callable[[tuple[Any, ...]], Any]]:
     given = holdings()
     book = mx.read_book(**{name: given[name] for name in ("instruments", "positions", "balances")})
     market = mx.read_market(**{name: given[name] for name in ("quotes", "underlyings", "history")})
-    model = mx.load_model(configured(procyclicality={"buffer": 0.25}))
+    model = mx.load_model(configured(procyclicality={"buffer": 0.25}, liquidity=CLOSING))
     history = model.factors(market, book.instruments)
     exposures = expose(book, market, history)
     draws, accounts = model.draw(7, history), np.arange(len(book))

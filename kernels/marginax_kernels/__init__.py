@@ -26,6 +26,16 @@ from marginax_kernels.garch import (
 )
 from marginax_kernels.har import har_push, har_ring, har_variance
 from marginax_kernels.implied import implied_deviation
+from marginax_kernels.liquidity import (
+    Liquidation,
+    OrderBooks,
+    days_to_sell_scale,
+    even_book,
+    optimal_liquidation,
+    order_books,
+    square_root_impact,
+    walk_books,
+)
 from marginax_kernels.marginals import (
     MarginalMap,
     TailMap,
@@ -41,6 +51,7 @@ from marginax_kernels.option_cube import reprice_bachelier, reprice_black76
 from marginax_kernels.procyclicality import buffered, limited
 from marginax_kernels.recurrent import gated_update
 from marginax_kernels.reprice import inverse_pnl, linear_pnl, price_change, spot_pnl
+from marginax_kernels.runs import row_sums, run_rates, run_totals
 from marginax_kernels.scoring import fissler_ziegel, pinball
 from marginax_kernels.settlement import effective_years, unfixed_share
 from marginax_kernels.smile import svi_density_factor, svi_total_variance
@@ -79,8 +90,10 @@ __all__ = [
     "BookTail",
     "CubeTail",
     "Greeks",
+    "Liquidation",
     "MarginalMap",
     "NativePath",
+    "OrderBooks",
     "TailMap",
     "TileTail",
     "accumulate",
@@ -94,12 +107,14 @@ __all__ = [
     "copula_freedom",
     "copula_shocks",
     "correlation_map",
+    "days_to_sell_scale",
     "dense_pnl",
     "dense_tile_tail",
     "discounted_sum",
     "effective_sample_size",
     "effective_years",
     "empirical_map",
+    "even_book",
     "ewma_correlation",
     "ewma_update",
     "ewma_variance",
@@ -130,7 +145,9 @@ __all__ = [
     "losses_tail",
     "marginal_map",
     "native_path",
+    "optimal_liquidation",
     "option_greeks",
+    "order_books",
     "overlapping_sums",
     "pinball",
     "price_change",
@@ -138,10 +155,14 @@ __all__ = [
     "ragged_book_tail",
     "reprice_bachelier",
     "reprice_black76",
+    "row_sums",
+    "run_rates",
+    "run_totals",
     "scrambles_for",
     "shortfall_beyond",
     "sobol_uniforms",
     "spot_pnl",
+    "square_root_impact",
     "squared_move",
     "stretch_for",
     "stretched_mixing",
@@ -158,4 +179,5 @@ __all__ = [
     "unit_shortfalls",
     "value_at_risk",
     "volatility",
+    "walk_books",
 ]

@@ -69,3 +69,71 @@ class Procyclicality(Section):
     def on(self) -> bool:
         """Whether any tool is."""
         return self.buffer > 0 or self.floor_years > 0 or self.rise_limit is not None or self.fall_limit is not None
+
+
+class Liquidity(Section):
+    """What closing positions costs: half the spread and fees, impact on the price, and what takes more than a day."""
+
+    spread: float = Field(0.0, ge=0, le=100, description="halves of the spread that are charged (1.0); 0: none")
+    fee: float = Field(0.0, ge=0, le=1, description="fee, share of gross notional (0.0005 is 5 bp); 0: none")
+    impact: float = Field(
+        0.0, ge=0, le=100, description="eta of N eta sigma_day sqrt(N / ADV), against a walk of the order book; 0: off"
+    )
+    vega_share: float = Field(
+        0.0, ge=0, le=10, description="vega a day that the market takes, share of ADV, for its own impact; 0: off"
+    )
+    expiry_days: tuple[float, ...] = Field(
+        (7.0, 30.0, 90.0),
+        strict=False,
+        description="days to expiry at which a bucket of vega ends",
+    )
+    participation: float = Field(
+        0.0, ge=0, le=1, description="share of ADV that can be sold in a day; what is beyond takes longer; 0: off"
+    )
+    worst_adv: float = Field(
+        1e6, gt=0, description="least ADV that counts, account currency a day; so much where none is known"
+    )
+    worst_depth: float = Field(
+        2e4, gt=0, description="least depth within 50 bp that counts, account currency; so much where none is known"
+    )
+    worst_spread_bps: float = Field(
+        100.0, gt=0, le=10_000, description="largest spread that counts, basis points; so much where none is known"
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Liquidity":
+        if any(days <= 0 for days in self.expiry_days) or list(self.expiry_days) != sorted({*self.expiry_days}):
+            raise ValueError("`expiry_days` are not above zero and rising; list each number of days once")
+        if self.vega_share and not self.impact:
+            raise ValueError("`vega_share` is set and `impact` is 0; set `impact`, which says how strong it is")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is charged."""
+        return any((self.spread, self.fee, self.impact, self.participation))
+
+
+class Limits(Section):
+    """Sizes of an account's net delta in an underlying beyond which `breaches` names it; no margin changes by them."""
+
+    depth_share: float | None = Field(
+        None, gt=0, examples=[1.0], description="share of the depth within 50 bp, one side; default: no limit"
+    )
+    adv_share: float | None = Field(None, gt=0, examples=[0.1], description="share of ADV; default: no limit")
+    open_interest_share: float | None = Field(
+        None, gt=0, examples=[0.05], description="share of the open interest; default: no limit"
+    )
+    worst_depth: float = Field(
+        2e4, gt=0, description="least depth that counts, account currency; so much where none is known"
+    )
+    worst_adv: float = Field(1e6, gt=0, description="least ADV that counts; so much where none is known")
+    worst_open_interest: float = Field(
+        1e6, gt=0, description="least open interest that counts; so much where none is known"
+    )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The limits that are set, by the column of `underlyings` that they are a share of."""
+        stated = {"depth": self.depth_share, "adv": self.adv_share, "open_interest": self.open_interest_share}
+        return {name: share for name, share in stated.items() if share is not None}

@@ -11,7 +11,15 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from marginax.charge_sections import CorrelationBreak, Dependence, Orders, Procyclicality, StressPeriod
+from marginax.charge_sections import (
+    CorrelationBreak,
+    Dependence,
+    Limits,
+    Liquidity,
+    Orders,
+    Procyclicality,
+    StressPeriod,
+)
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.sections import (
@@ -79,6 +87,8 @@ class Config(Section):
     orders: Orders = Orders()
     correlation_break: CorrelationBreak = CorrelationBreak()
     procyclicality: Procyclicality = Procyclicality()
+    liquidity: Liquidity = Liquidity()
+    limits: Limits = Limits()
     replay: Replay = Replay()
     engine: Engine = Engine()
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -184,7 +194,9 @@ def _toml(value: Any) -> str:
         return f'"{value}"'
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    return "[]" if value == () else str(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value)
 
 
 def _preset(name: str) -> str:

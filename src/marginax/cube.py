@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from marginax.instruments import INVERSE, LINEAR
+from marginax.liquidity import LiquidityArrays
 from marginax.options import LEAST_BASIS, OptionArrays, OptionPricing, Prices, mark_changes
 from marginax_kernels import inverse_pnl, linear_pnl, price_change, spot_pnl
 
@@ -30,12 +31,14 @@ class InstrumentArrays(eqx.Module):
 
 
 class MarketArrays(eqx.Module):
-    """Prices now: marks in quote currency, index prices in account currency, and how each underlying is shocked."""
+    """Prices now: marks in quote currency, index prices in account currency, and how each underlying is shocked; and
+    how liquid they are, None where nobody trades them, as in a replay."""
 
     mark: Float[Any, " instruments"]
     index: Float[Any, " underlyings"]
     absolute: Bool[Any, " underlyings"]
     level: Float[Any, " underlyings"]
+    liquidity: LiquidityArrays | None = None
 
 
 def revalue(

@@ -17,6 +17,7 @@ from marginax.chains import Chains, market_chains
 from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.history import FactorHistory
 from marginax.instruments import INVERSE, LINEAR, OWNED
+from marginax.liquidity import market_liquidity
 from marginax.market import Market
 from marginax.option_arrays import option_arrays
 from marginax.options import MINUTES_A_YEAR
@@ -141,6 +142,7 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
             index=index,
             absolute=history.absolute[: len(assets)],
             level=_levels(history, index),
+            liquidity=market_liquidity(known, market, listed),
         ),
         positions=entries(owner, row, quantity, book.holders),
         collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], book.holders),

@@ -51,6 +51,9 @@ def match(
     forwards = market.tables["forwards"]
     forwards = forwards.set_aside(_forwards(forwards, tables["instruments"], market, options.forward_bound), on_error)
     market = replace(market, tables={**market.tables, "forwards": forwards})
+    levels = market.tables["order_book"]
+    levels = levels.set_aside(_order_book(levels, tables["instruments"], market), on_error)
+    market = replace(market, tables={**market.tables, "order_book": levels})
     book = assemble(tables, on_error)
     tables = dict(book.tables)
     for name, column in (("positions", "entry_price"), ("orders", "limit_price")):
@@ -152,6 +155,42 @@ def _forwards(table: Admitted, instruments: Admitted, market: Market, bound: flo
     what = pl.format("the forward {} is given and {} says {}", "forward", "by", "other")
     remedy = "Correct the forward or the marks, leave the row out, or raise `options.forward_bound`"
     return find(rows, table.name, pl.lit(True), "forward", what, remedy)
+
+
+def _order_book(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFrame:
+    kinds = instruments.rows.select("instrument_id", "kind", "underlying")
+    rows = table.rows.join(kinds, on="instrument_id", how="left", maintain_order="left")
+    log = market.underlyings.filter(pl.col("shock") == "log")["underlying"]
+    known = pl.col("underlying").is_in(market.underlyings["underlying"].implode())
+    quoted = pl.col("instrument_id").is_in(market.quotes["instrument_id"].implode())
+    option = pl.col("kind").is_in(list(OPTIONS))
+    return together(
+        [
+            find(
+                rows, table.name, pl.col("kind").is_null(), "instrument_id",
+                pl.format("the instrument '{}' is unknown", "instrument_id"),
+                "Add it to the table `instruments`, or leave its levels out",
+            ),
+            find(
+                rows, table.name, option, "instrument_id", pl.format("'{}' is an option", "instrument_id"),
+                "Deltas are closed in spot, perpetuals and futures: leave its levels out",
+            ),
+            find(
+                rows, table.name, ~option & ~known, "instrument_id",
+                pl.format("its underlying '{}' is not in `underlyings`", "underlying"),
+                "Add the underlying with its index_price, or leave its levels out",
+            ),
+            find(
+                rows, table.name, ~option & known & ~quoted, "instrument_id",
+                pl.format("'{}' has no quote", "instrument_id"), "Add a quote, or leave its levels out",
+            ),
+            find(
+                rows, table.name, (pl.col("price") <= 0) & pl.col("underlying").is_in(log.implode()), "price",
+                pl.format("{} was given for an instrument whose underlying takes log shocks", "price"),
+                'Correct the price, or set the `shock` of its underlying to "absolute"',
+            ),
+        ]
+    )  # fmt: skip
 
 
 def _inverse_prices(table: Admitted, tables: dict[str, Admitted], column: str) -> pl.DataFrame:

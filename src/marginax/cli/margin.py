@@ -51,7 +51,7 @@ def command(
     forwards: Annotated[Path | None, _table("forward prices of the expiries of options")] = None,
     signals: Annotated[Path | None, _table("market signals; checked, not yet used")] = None,
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
-    order_book: Annotated[Path | None, _table("price levels; checked, not yet used")] = None,
+    order_book: Annotated[Path | None, _table("levels of order books, which positions are closed against")] = None,
     config: Annotated[Path | None, typer.Option(help="configuration; see `marginax init`", metavar="TOML")] = None,
     model: Annotated[
         str | None,

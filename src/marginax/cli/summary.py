@@ -48,8 +48,9 @@ def print_summary(result: "Result", out: Path) -> None:
 
     worst = result.manifest["uncovered_loss"].get("worst_scenario")
     moves = result.scenario(worst) if worst else pl.DataFrame()
-    more = {"isolated.parquet": result.isolated, "options.parquet": result.options}
-    names = ["margins.parquet", *(name for name, table in more.items() if table.height), "manifest.json"]
+    more = {"isolated.parquet": result.isolated.height, "options.parquet": result.options.height}
+    more["breaches.parquet"] = result.breaches is not None
+    names = ["margins.parquet", *(name for name, there in more.items() if there), "manifest.json"]
     with page() as console:
         _print(console, Tally.of(result), result.manifest, moves, [out / name for name in names])
 
@@ -112,6 +113,8 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
         )
     if by_hand := _by_hand(tally.manual):
         console.print(f"\nMultiplied by hand: {by_hand}.", markup=False)
+    if limits := manifest["limits"]:
+        console.print(f"\n{_limits(limits)}", markup=False)
     if manifest["unused_tables"]:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")
@@ -142,6 +145,9 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Forwards of no listed expiry, ignored (a date is 00:00 UTC)": data["forwards_of_nothing"],
         "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
     }
+    unknown = data.get("liquidity_unknown", {})
+    for column, names in unknown.items():
+        notes[f"`{column}` not known, so that the configured worst counts"] = names
     if data["prices_after_as_of"]:
         notes["Prices later than as_of, used all the same"] = [f"{data['prices_after_as_of']:,}"]
     if any(notes.values()):
@@ -150,6 +156,16 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         if names:
             more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
             console.print(f"{note}: {', '.join(names[:NAMED])}{more}.", markup=False)
+
+
+def _limits(limits: dict[str, Any]) -> str:
+    """How many accounts are beyond a limit, and which is furthest."""
+    if not limits["count"]:
+        return "No account is beyond a limit."
+    by_limit = ", ".join(f"{count:,} of {name}" for name, count in limits["by_limit"].items())
+    worst = limits["furthest"][0]
+    far = f"{worst['account_id']} in {worst['underlying']}, of whose position {worst['allowed_share']:.0%} is allowed"
+    return f"Beyond a limit: {counted(limits['accounts'], 'account')} ({by_limit}); furthest {far}."
 
 
 def _found(volatilities: dict[str, int]) -> list[str]:

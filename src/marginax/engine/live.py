@@ -86,6 +86,7 @@ class LiveMargin:
         quotes: Source,
         underlyings: Source,
         forwards: Source | None = None,
+        order_book: Source | None = None,
         values: Mapping[str, float] | None = None,
         as_of: date | datetime | str | None = None,
         on_error: OnError = "raise",
@@ -100,6 +101,7 @@ class LiveMargin:
             underlyings=underlyings,
             history=NO_HISTORY,
             forwards=forwards,
+            order_book=order_book,
             as_of=as_of,
             currency=self.market.currency,
             on_error=on_error,
@@ -116,8 +118,9 @@ class LiveMargin:
                 rows = rows.select(key, *(pl.coalesce(name + NEW, name).alias(name) for name in newest))
                 rows = rows.select(new.columns)
             tables[name] = tables[name].of(rows)
-        if forwards is None:
-            tables["forwards"] = self.market.tables["forwards"]
+        for name, source in (("forwards", forwards), ("order_book", order_book)):
+            if source is None:
+                tables[name] = self.market.tables[name]
         market = replace(given, tables=tables)
         return self._stepped(market, given, values or {})
 

@@ -30,7 +30,8 @@ from marginax.problems import BadInput, Problem
 from marginax.tables.findings import PLACE
 from marginax.tables.results import write_files
 
-VERSION = 1
+VERSION = 2
+TABLES = ("quotes", "underlyings", "forwards", "order_book")
 KINDS = "a state that `save` wrote"
 
 
@@ -56,7 +57,7 @@ def save(live: LiveMargin, path: Path) -> Path:
         "bars_per_week": live.history.grid.bars_per_week,
     }
     arrays["told"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
-    for name in ("quotes", "underlyings", "forwards"):
+    for name in TABLES:
         buffer = BytesIO()
         live.market.tables[name].rows.drop(PLACE).write_parquet(buffer)
         arrays[f"table.{name}"] = np.frombuffer(buffer.getvalue(), np.uint8)
@@ -144,13 +145,14 @@ def _digest(model: MarginModel) -> str:
 
 
 def _market(arrays: dict[str, np.ndarray], told: dict[str, Any]) -> Market:
-    quotes, underlyings, forwards = (
-        pl.read_parquet(BytesIO(arrays[f"table.{name}"].tobytes())) for name in ("quotes", "underlyings", "forwards")
+    quotes, underlyings, forwards, levels = (
+        pl.read_parquet(BytesIO(arrays[f"table.{name}"].tobytes())) for name in TABLES
     )
     return read_market(
         quotes=quotes,
         underlyings=underlyings,
         forwards=forwards,
+        order_book=levels if levels.height else None,
         history=NO_HISTORY,
         as_of=datetime.fromisoformat(told["as_of"]),
         currency=told["currency"],

@@ -25,6 +25,7 @@ from marginax.engine.tail_pass import TailPass, book_pass, kernel
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import Exposures, expose
 from marginax.history import FactorHistory
+from marginax.limits import limit_breaches, unknown_liquidity
 from marginax.market import Market
 from marginax.match import Matched, match
 from marginax.models.load import load_model
@@ -144,17 +145,23 @@ def margined(
     `by_hand` asks for the part `manual` even where no multiplier is named.
     """
     model = ready.model
+    settings = model.settings
     passed = one_pass(ready, matched, exposures, clock=clock, by_hand=by_hand, progress=progress)
+    notes = data_notes(matched)
+    if settings.liquidity.on:
+        notes["liquidity_unknown"] = unknown_liquidity(matched.book.instruments, matched.market)
+    factors = len(ready.known.history.names)
     return Result.assemble(
         matched=matched,
         exposures=exposures,
         ready=ready,
-        settings=model.settings.model_copy(update={"engine": ready.settings}),
+        settings=settings.model_copy(update={"engine": ready.settings}),
         kernel=kernel(model, ready.settings.precision),
         figures=passed.figures,
         manual=passed.manual,
         statuses=passed.statuses,
-        notes=data_notes(matched),
+        notes=notes,
+        breaches=limit_breaches(matched.book, matched.market, exposures, settings, factors=factors),
         attribute=passed.tiles.attributions,
         clock=clock,
         read=("orders",) if model.reads_orders else (),

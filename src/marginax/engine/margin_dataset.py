@@ -1,7 +1,7 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
     DIR/manifest.json, options.parquet
-    DIR/partition=00000/margins.parquet; isolated, attribution and quarantine.parquet where there are any
+    DIR/partition=00000/margins.parquet; isolated, attribution, breaches and quarantine.parquet where there are any
 
 The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
 """
@@ -43,9 +43,8 @@ from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest, write_parquet
 
 FORMAT = "marginax.margins/1"
-_OURS = re.compile(
-    rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|isolated|attribution|quarantine)\.parquet)?"
-)
+_TABLES = "margins|isolated|attribution|breaches|quarantine"
+_OURS = re.compile(rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/({_TABLES})\.parquet)?")
 
 
 @dataclass(frozen=True)
@@ -196,6 +195,8 @@ def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[s
         outputs |= _written(result.isolated, folder, f"{name}/isolated.parquet")
     if result.quarantine.height:
         outputs |= _written(result.quarantine, folder, f"{name}/quarantine.parquet")
+    if result.breaches is not None:
+        outputs |= _written(result.breaches, folder, f"{name}/breaches.parquet")
     if attribution:
         outputs |= _written(result.attribution(), folder, f"{name}/attribution.parquet")
     return outputs
@@ -220,6 +221,7 @@ def _manifest(last: Result, dataset: Dataset, record_hash: str, tally: Tally) ->
         "isolated": tally.isolated,
         "manual": dict(tally.manual),
         "totals": dict(tally.totals),
+        "limits": dict(tally.limits),
         "uncovered_loss": uncovered_loss(tally.uncovered, last.scenarios, tail=tail),
     }
 

@@ -19,6 +19,7 @@ from marginax.engine.figures import MANUAL, Figures, Manual, finite, margins_tab
 from marginax.engine.manual import manual_notes
 from marginax.expiries import ForwardSource
 from marginax.exposures import Exposures
+from marginax.limits import breach_notes
 from marginax.match import Matched
 from marginax.models.protocol import Parts
 from marginax.option_table import option_table
@@ -45,8 +46,9 @@ class Result:
 
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
-    market, with what it is priced with and its Greeks (`marginax.option_table`), `matched` the book and the market,
-    `ready` what that market was margined with.
+    market, with what it is priced with and its Greeks (`marginax.option_table`), `breaches` one row for each limit that
+    an account passes in an underlying (`marginax.limits`), None where no limit is set, `matched` the book and the
+    market, `ready` what that market was margined with.
     """
 
     margins: pl.DataFrame
@@ -56,6 +58,7 @@ class Result:
     scenarios: ScenarioSet
     parts: tuple[str, ...]
     options: pl.DataFrame
+    breaches: pl.DataFrame | None
     uncovered: Float64[np.ndarray, " scenarios"]
     matched: Matched = field(repr=False)
     ready: "Ready" = field(repr=False)
@@ -75,6 +78,7 @@ class Result:
         manual: Manual | None,
         statuses: Statuses,
         notes: Mapping[str, Any],
+        breaches: pl.DataFrame | None,
         attribute: Attribute,
         clock: dict[str, float],
         kernel: str,
@@ -100,7 +104,7 @@ class Result:
             "currency": matched.market.currency,
             "configuration": settings.model_dump(mode="json", by_alias=True, exclude={"run"}),
             "inputs": {name: table.record for name, table in tables.items() if table.digests},
-            "unused_tables": [name for name in UNUSED if tables[name].given and name not in read],
+            "unused_tables": [name for name in _unused(settings) if tables[name].given and name not in read],
             "history_rows_after_as_of": matched.market.after_as_of,
             "scenarios": {
                 "count": len(scenarios),
@@ -111,6 +115,7 @@ class Result:
             },
             "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
+            "limits": breach_notes(breaches),
             "accounts": {"total": len(matched.book), "by_status": statuses.counts(len(matched.book))},
             "isolated": isolated.height,
             "manual": manual_notes(matched, manual, 0.0 if manual is None else float(able[MANUAL].sum())),
@@ -132,6 +137,7 @@ class Result:
             scenarios,
             tuple(figures.parts) if manual is None else (*figures.parts, MANUAL),
             options,
+            breaches,
             figures.uncovered,
             matched,
             ready,
@@ -226,6 +232,8 @@ class Result:
             tables["quarantine"] = self.quarantine
         if self.options.height:
             tables["options"] = self.options
+        if self.breaches is not None:
+            tables["breaches"] = self.breaches
         if attribution:
             tables["attribution"] = self.attribution()
         return write_tables(directory, tables, self.manifest)
@@ -279,6 +287,12 @@ class Result:
             "account_id", "instrument_id", "asset", "order", "amount", *parts
         )
         return shown.with_columns(pl.sum_horizontal(list(parts)).alias("total"))
+
+
+def _unused(settings: Config) -> tuple[str, ...]:
+    """Tables that this configuration does not look at."""
+    walks = bool(settings.liquidity.impact) or settings.limits.depth_share is not None
+    return UNUSED if walks else (*UNUSED, "order_book")
 
 
 def _option_notes(options: pl.DataFrame, contradicted: np.ndarray) -> dict[str, Any]:

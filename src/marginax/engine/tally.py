@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from marginax.engine.figures import finite
 from marginax.engine.manual import both_notes
 from marginax.engine.result import Result
+from marginax.limits import joined_notes
 
 CLOSEST = 5
 
@@ -21,7 +22,7 @@ CLOSEST = 5
 @dataclass(frozen=True)
 class Tally:
     """Accounts by status; isolated positions; sums by part; how many of both are below zero, called, or without a
-    margin; rows set aside.
+    margin; rows set aside; limits.
 
     `closest` are rows of `margins`, those with the least equity over maintenance first.
     """
@@ -35,6 +36,7 @@ class Tally:
     called: int
     excepted: int
     quarantined: int
+    limits: Mapping[str, Any]
     closest: pl.DataFrame
     uncovered: Float64[np.ndarray, " scenarios"]
     manual: Mapping[str, Any]
@@ -54,6 +56,7 @@ class Tally:
             called=able.filter(pl.col("call") > 0).height,
             excepted=result.excepted,
             quarantined=result.quarantine.height,
+            limits=result.manifest["limits"],
             closest=_closest(able),
             uncovered=result.uncovered,
             manual=result.manifest["manual"],
@@ -71,6 +74,7 @@ class Tally:
             called=self.called + other.called,
             excepted=self.excepted + other.excepted,
             quarantined=self.quarantined + other.quarantined,
+            limits=joined_notes(self.limits, other.limits),
             closest=_closest(pl.concat([self.closest, other.closest])),
             uncovered=self.uncovered + other.uncovered,
             manual=both_notes(self.manual, other.manual),

@@ -8,12 +8,13 @@
     procyclicality     = (multiplier - 1) x all of the above; negative where rises are limited
     haircut            = the cost of turning an ordinary amount of collateral into money
     concentration      = what more than an ordinary amount costs, and what is beyond its limit
+    liquidity          = what closing the positions costs: spread and fees, impact, more than a day
     orders             = what the worst set of fills of open orders adds to the ES, and what filling them costs at once
     floor              = what lifts the sum of the first six to zero
 
-initial = their sum; maintenance = rho times the parts that are risk, `haircut` and `concentration` in full, and nothing
-of `orders`. Every part but core, collateral, haircut and floor is there only where it is switched on. Their ES is at
-`risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know none of the tools.
+initial = their sum; maintenance = rho times the parts that are risk, nothing of `orders`, and `haircut`, `concentration`
+and `liquidity` in full. Every part but core, collateral, haircut and floor is there only where it is switched on. Their
+ES is at `risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know no tool.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from marginax.known import KnownHistory
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, independent_cube, independent_orders
+from marginax.models.addons.liquidity import LiquidityCharge
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
@@ -77,6 +79,7 @@ class Dynamic(DynamicCharges):
             correlation_break=CorrelationBreakCharge.from_settings(config.correlation_break),
             procyclicality=ProcyclicalityTools.from_settings(config.procyclicality),
             collateral=CollateralCharge.from_settings(config.collateral),
+            liquidity=LiquidityCharge.from_settings(config.liquidity),
         )
 
     @property
@@ -174,6 +177,11 @@ class Dynamic(DynamicCharges):
         # The row of zeros has neither limit nor size: padding points at it.
         columns = ((assets, 0.0), (draws.haircuts, 0.0), (draws.limits, jnp.inf), (draws.sizes, jnp.inf))
         terms = CollateralTerms(*(jnp.concatenate([none, each, jnp.full(1, last)]) for each, last in columns))
+        liquidity = None
+        if self.liquidity is not None and market.liquidity is not None:
+            liquidity = self.liquidity.terms(
+                instruments, market, shocks[:main], weights, self.pricing, horizon_days=settings.risk.horizon_days
+            )
         return (
             DynamicPrepared(
                 cube=cube,
@@ -184,6 +192,7 @@ class Dynamic(DynamicCharges):
                 scale=scale,
                 terms=terms,
                 independent=independent,
+                liquidity=liquidity,
                 main=main,
                 historical=main - self.source.behind(draws.scenarios, observed.factors.bars_per_day),
             ),

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
-from marginax.models.addons.dependence import DependenceCharge, standalone
+from marginax.models.addons.dependence import DependenceCharge, Standalone, standalone
+from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.checks import CHARGES
 from marginax.models.expected_shortfall import ExpectedShortfall
@@ -20,7 +21,7 @@ from marginax.models.tile_losses import has_collateral, held_amounts, order_loss
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
 # Parts that the cost of closing is made of: maintenance holds them in full.
-IN_FULL = ("haircut", "concentration")
+IN_FULL = ("haircut", "concentration", "liquidity")
 
 
 class DynamicPrepared(ScenarioPrepared):
@@ -28,7 +29,7 @@ class DynamicPrepared(ScenarioPrepared):
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
     `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
-    `independent` the cube with every underlying on its own.
+    `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades).
     """
 
     stressed: Float[Array, " stressed"]
@@ -36,6 +37,7 @@ class DynamicPrepared(ScenarioPrepared):
     scale: Float[Array, " rows"]
     terms: CollateralTerms
     independent: Float[Array, "rows main"] | None
+    liquidity: LiquidityTerms | None
     main: int = eqx.field(static=True)
     historical: int = eqx.field(static=True)
 
@@ -50,6 +52,7 @@ class DynamicCharges(ExpectedShortfall):
     correlation_break: CorrelationBreakCharge | None
     procyclicality: ProcyclicalityTools | None
     collateral: CollateralCharge
+    liquidity: LiquidityCharge | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -64,6 +67,7 @@ class DynamicCharges(ExpectedShortfall):
             "procyclicality": self.procyclicality is not None,
             "haircut": True,
             "concentration": self.collateral.concentrates,
+            "liquidity": self.liquidity is not None,
             "orders": self.reads_orders,
             "floor": True,
         }
@@ -80,7 +84,8 @@ class DynamicCharges(ExpectedShortfall):
     @property
     def _needs_groups(self) -> bool:
         comonotone = self.dependence is not None and self.dependence.against == "comonotone"
-        return comonotone or self.procyclicality is not None
+        lasting = self.liquidity is not None and self.liquidity.participation is not None
+        return comonotone or lasting or self.procyclicality is not None
 
     @property
     def _needs_units(self) -> bool:
@@ -116,10 +121,7 @@ class DynamicCharges(ExpectedShortfall):
             found["stress"] = self._stress(alone, positions[:, main:], prepared.stressed)
             together = together + self._stress(charges.joint, joint[:, main:], prepared.stressed)
         found["collateral"] = together - alone - found["stress"]
-        own = None
-        if self._needs_groups:
-            cube = prepared.cube[:, :main]
-            own = standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
+        own = self._standalone(prepared, tile)
         if self.dependence is not None:
             if prepared.independent is not None:
                 apart = eqx.tree_at(lambda each: each.cube, prepared, prepared.independent)
@@ -145,6 +147,10 @@ class DynamicCharges(ExpectedShortfall):
         found["concentration"] = jnp.zeros_like(alone)
         if has_collateral(tile):
             found["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
+        found["liquidity"] = jnp.zeros_like(alone)
+        if self.liquidity is not None and prepared.liquidity is not None:
+            runs = None if own is None else shortfall_by_run(prepared.units, own.groups, tile)
+            found["liquidity"] = self.liquidity.charge(prepared.liquidity, tile, runs)
         found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
         has, names = owes(tile), self.part_names
         found = {name: jnp.where(has, part, 0) for name, part in found.items()}
@@ -165,6 +171,14 @@ class DynamicCharges(ExpectedShortfall):
     def reads_orders(self) -> bool:
         """Whether initial margin covers the worst fills of open orders."""
         return self.settings.orders.cover
+
+    def _standalone(self, prepared: DynamicPrepared, tile: Tile) -> Standalone | None:
+        """Expected shortfalls of single underlyings; None where no part asks for them."""
+        if not self._needs_groups:
+            return None
+        main = slice(0, prepared.main)
+        cube, weights = prepared.cube[:, main], prepared.weights[main]
+        return standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
 
     def _wrong_way(self, prepared: DynamicPrepared, tile: Tile, charges: Charges) -> Float[Array, " accounts"]:
         """The charge on collateral in whose underlying no position is held."""
@@ -195,15 +209,18 @@ class DynamicCharges(ExpectedShortfall):
         """Euler shares of each part by position, by asset of the collateral, and by open order: amount times slope.
 
         All parts are homogeneous of degree one in what an account holds and has ordered but `concentration`, which is a
-        sum over assets already, and the cost of filling orders, which is a sum over them.
+        sum over assets already, the cost of filling orders, which is a sum over them, and `liquidity`, of which each
+        position has its share of the net delta and vega that it is part of.
         """
+
+        sloped = eqx.tree_at(lambda each: each.liquidity, prepared, None, is_leaf=lambda leaf: leaf is None)
 
         def held_of(tile: Tile) -> tuple[Any, ...]:
             own = (tile.quantities, tile.amounts)
             return own if tile.orders is None else (*own, tile.orders.quantities)
 
         def parts_of(*held: Array) -> tuple[Array, ...]:
-            return self._parts(prepared, eqx.tree_at(held_of, tile, held))[0].values
+            return self._parts(sloped, eqx.tree_at(held_of, tile, held))[0].values
 
         held = tuple(jnp.asarray(each) for each in held_of(tile))
         values, pull = jax.vjp(parts_of, *held)
@@ -213,9 +230,14 @@ class DynamicCharges(ExpectedShortfall):
         by_part = jnp.concatenate([amount * slope for amount, slope in zip(held, slopes, strict=True)], axis=2)
         shares = dict(zip(self.part_names, by_part, strict=True))
         if "concentration" in shares:
-            own = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
+            cut = jnp.where(owes(tile)[:, None], self.collateral.concentration_by_asset(prepared.terms, tile), 0)
             others = [jnp.zeros_like(each) for each in held]
-            shares["concentration"] = jnp.concatenate([others[0], own, *others[2:]], axis=1)
+            shares["concentration"] = jnp.concatenate([others[0], cut, *others[2:]], axis=1)
+        if self.liquidity is not None and prepared.liquidity is not None:
+            own = self._standalone(prepared, tile)
+            runs = None if own is None else shortfall_by_run(prepared.units, own.groups, tile)
+            closing = self.liquidity.shares(prepared.liquidity, tile, runs)
+            shares["liquidity"] = jnp.concatenate([closing, *(jnp.zeros_like(each) for each in held[1:])], axis=1)
         if tile.orders is not None:
             shares["orders"] = shares["orders"].at[:, -tile.orders.cost.shape[1] :].add(tile.orders.cost)
         return Parts(tuple(shares.values()), self.part_names)

@@ -26,6 +26,7 @@ TABLES = (
     "isolated",
     "options",
     "attribution",
+    "breaches",
     "quarantine",
     "daily",
     "responses",

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from marginax.tables.book_rules import order_book_findings
 from marginax.tables.findings import find, no_findings, together
 
 FACTORS = ("price", "implied_vol", "basis")
@@ -9,12 +10,14 @@ FACTORS = ("price", "implied_vol", "basis")
 TENOR = r"^forward:(\d*[1-9]\d*(\.\d+)?|\d+\.\d*[1-9]\d*)[dDwWmMyY]$"
 # Discount factors: thirty years at 10 %, and ten at -4 %.
 DISCOUNTS = (0.05, 1.5)
+# Basis points.
+WHOLE_PRICE = 10_000.0
 
 
 def findings(rows: pl.DataFrame, table: str) -> pl.DataFrame:
     """The rows of `table` that break one of its rules."""
-    check = {"instruments": _instruments, "quotes": _quotes, "history": _history,
-             "forwards": _forwards}.get(table)  # fmt: skip
+    check = {"instruments": _instruments, "quotes": _quotes, "history": _history, "forwards": _forwards,
+             "underlyings": _underlyings, "order_book": order_book_findings}.get(table)  # fmt: skip
     return together(check(rows)) if check else no_findings()
 
 
@@ -70,6 +73,12 @@ def _quotes(rows: pl.DataFrame) -> list[pl.DataFrame]:
     crossed = pl.format("the bid {} is above the ask {}", "bid", "ask")
     bad = pl.col("bid") > pl.col("ask")
     return [find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty")]
+
+
+def _underlyings(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    wide = pl.format("a spread of {} basis points is wider than the price", "spread_bps")
+    remedy = "Write 1.5 for 0.015 % of the price, or leave it empty"
+    return [find(rows, "underlyings", pl.col("spread_bps") > WHOLE_PRICE, "spread_bps", wide, remedy)]
 
 
 def _forwards(rows: pl.DataFrame) -> list[pl.DataFrame]:

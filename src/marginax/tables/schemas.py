@@ -213,4 +213,4 @@ TABLES: dict[str, Table] = {
 }
 
 # Tables whose rows no margin model of this version reads; they are checked at the door and named in the manifest.
-UNUSED = ("orders", "signals", "tiers", "order_book")
+UNUSED = ("orders", "signals", "tiers")

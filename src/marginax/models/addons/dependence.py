@@ -24,10 +24,12 @@ from marginax_kernels import accumulate, group_shortfalls
 
 
 class Standalone(NamedTuple):
-    """Sums over the underlyings of an account: of ES_u, and of ES_u times a number of each underlying."""
+    """Sums over the underlyings of an account: of ES_u, and of ES_u times a number of each underlying; and ES_u of the
+    groups of a tile."""
 
     total: Float[Array, " accounts"]
     scaled: Float[Array, " accounts"]
+    groups: Float[Array, " runs"]
 
 
 def standalone(
@@ -58,13 +60,17 @@ def standalone(
         held = jnp.where(alone, amounts, 0)
         sums = sums + accumulate(by_sign[0], rows, jnp.maximum(held, 0))
         sums = sums + accumulate(by_sign[1], rows, jnp.maximum(-held, 0))
+    groups = jnp.zeros(0, cube.dtype)
     if len(tile.runs.start):
-        sums = sums + _over_groups(cube, weights, scale, tile, tail=tail)
-    return Standalone(sums[:, 0], sums[:, 1])
+        over, groups = _over_groups(cube, weights, scale, tile, tail=tail)
+        sums = sums + over
+    return Standalone(sums[:, 0], sums[:, 1], groups)
 
 
-def _over_groups(cube: Array, weights: Array, scale: Array, tile: Tile, *, tail: float) -> Float[Array, "accounts 2"]:
-    """Sums of ES_u, plain and scaled, over the groups of each account."""
+def _over_groups(
+    cube: Array, weights: Array, scale: Array, tile: Tile, *, tail: float
+) -> tuple[Float[Array, "accounts 2"], Float[Array, " runs"]]:
+    """Sums of ES_u, plain and scaled, over the groups of each account, and ES_u of each group."""
     runs, zero_row = tile.runs, len(cube) - 1
     owner = runs.owner
     extra, amount = jnp.full(owner.shape, zero_row), jnp.zeros(owner.shape, cube.dtype)
@@ -86,12 +92,12 @@ def _over_groups(cube: Array, weights: Array, scale: Array, tile: Tile, *, tail:
     )
     times = scale[jnp.asarray(tile.instruments)[owner, runs.start]]
     if tile.dense is not None:
-        return jax.ops.segment_sum(jnp.stack([found, found * times], axis=1), owner, len(tile.equity))
+        return jax.ops.segment_sum(jnp.stack([found, found * times], axis=1), owner, len(tile.equity)), found
     table = jnp.concatenate([jnp.stack([found, found * times], axis=1), jnp.zeros((1, 2), cube.dtype)])
     most = max(2, 1 << (len(owner) // len(tile.equity) - 1).bit_length())
     place = jnp.arange(most)
     mine = jnp.where(place < runs.count[:, None], runs.first[:, None] + place, len(found))
-    return accumulate(table, mine, jnp.ones(mine.shape, cube.dtype))
+    return accumulate(table, mine, jnp.ones(mine.shape, cube.dtype)), found
 
 
 class DependenceCharge(eqx.Module):
