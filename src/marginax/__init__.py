@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from marginax.market import Market, read_market
     from marginax.models import MarginModel, load_model
+    from marginax.price_checks import check_prices, last_good
     from marginax.problems import BadInput, Problem
     from marginax.scenarios import ScenarioSet, join
     from marginax.status import Status
@@ -39,9 +40,11 @@ _HOMES = {
     "Result": "engine",
     "ScenarioSet": "scenarios",
     "Status": "status",
+    "check_prices": "price_checks",
     "correlation_sensitivity": "engine",
     "follow": "engine",
     "join": "scenarios",
+    "last_good": "price_checks",
     "load_config": "config",
     "load_model": "models",
     "margin_book": "engine",
@@ -66,9 +69,11 @@ __all__ = [
     "Result",
     "ScenarioSet",
     "Status",
+    "check_prices",
     "correlation_sensitivity",
     "follow",
     "join",
+    "last_good",
     "load_config",
     "load_model",
     "margin_book",

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from marginax.charge_sections import CorrelationBreak, Dependence, Procyclicality, StressPeriod
+from marginax.charge_sections import CorrelationBreak, Dependence, Oracle, Procyclicality, StressPeriod
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
+from marginax.price_sections import PriceChecks, Publication
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.sections import (
     Basis,
@@ -78,6 +79,9 @@ class Config(Section):
     dependence: Dependence = Dependence()
     correlation_break: CorrelationBreak = CorrelationBreak()
     procyclicality: Procyclicality = Procyclicality()
+    oracle: Oracle = Oracle()
+    price_checks: PriceChecks = PriceChecks()
+    publication: Publication = Publication()
     replay: Replay = Replay()
     engine: Engine = Engine()
     parameters: dict[str, Any] = Field(default_factory=dict)

@@ -19,6 +19,7 @@ from marginax.instruments import INVERSE, LINEAR, OWNED
 from marginax.market import Market
 from marginax.option_arrays import option_arrays
 from marginax.options import MINUTES_A_YEAR
+from marginax.price_quality import price_quality
 from marginax.sections import Options
 
 
@@ -120,6 +121,7 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
             index=index,
             absolute=history.absolute[: len(assets)],
             level=_levels(history, index),
+            quality=price_quality(market, known.ids[listed].tolist()),
         ),
         positions=entries(owner, row, quantity, len(book)),
         collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], len(book)),

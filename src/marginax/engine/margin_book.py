@@ -151,7 +151,7 @@ def margined(
         statuses=statuses,
         scenarios=ready.scenarios,
         diagnostics=ready.diagnostics,
-        notes=data_notes(matched),
+        notes=data_notes(matched, settings),
         attribute=tiles.attributions,
         clock=clock,
     )

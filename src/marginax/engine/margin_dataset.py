@@ -1,6 +1,6 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
-    DIR/manifest.json, options.parquet
+    DIR/manifest.json, options.parquet; checked_quotes.parquet and checked_underlyings.parquet where prices were checked
     DIR/partition=00000/margins.parquet; attribution.parquet and quarantine.parquet where there are any
 
 The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
@@ -8,7 +8,7 @@ The folder appears whole. An account's margin is what `margin_book` gives it, to
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -41,7 +41,8 @@ from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest
 
 FORMAT = "marginax.margins/1"
-_OURS = re.compile(rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/(margins|attribution|quarantine)\.parquet)?")
+_MARKET = rf"{MANIFEST}|(options|checked_quotes|checked_underlyings)\.parquet"
+_OURS = re.compile(rf"{_MARKET}|partition=\d{{5}}(/(margins|attribution|quarantine)\.parquet)?")
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ def margin_dataset(
     on_error: OnError = "raise",
     attribution: bool = False,
     record: Mapping[str, Any] | None = None,
+    publish: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> DatasetResult:
     """Margin every account of a dataset, partition by partition, and write the results under `out`.
 
     Arguments are those of `margin_book`; `attribution` writes each position's share too, `record` goes into the
-    manifest. Raises BadInput as `margin_book` does, and where `out` holds what no such run wrote; then nothing is
-    written. OSError where it cannot be written.
+    manifest, and so does what `publish` makes of it before anything is written: what it raises stops the run. Raises
+    BadInput as `margin_book` does, and where `out` holds what no such run wrote; then nothing is written. OSError where
+    it cannot be written.
     """
     persistent_cache()
     started = perf_counter()
@@ -101,7 +104,10 @@ def margin_dataset(
         assert result is not None
         if result.options.height:
             outputs |= _written(result.options, folder, "options.parquet")
+        for name, table in result.checked_prices.items():
+            outputs |= _written(table, folder, f"{name}.parquet")
         manifest = _manifest(result, dataset, tally) | dict(record or {})
+        manifest |= {} if publish is None else publish(manifest)
         manifest["seconds"] = {"total": round(perf_counter() - started, 3)}
         manifest["outputs"] = outputs
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")

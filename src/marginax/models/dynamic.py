@@ -8,9 +8,10 @@
     procyclicality     = (multiplier - 1) x all of the above; negative where rises are limited
     haircut            = the cost of turning an ordinary amount of collateral into money
     concentration      = what more than an ordinary amount costs, and what is beyond its limit
+    oracle             = what old and uncertain prices cost
     floor              = what lifts the sum of the first six to zero
 
-initial = their sum; maintenance = rho times the parts that are risk, and `haircut` and `concentration` in full. Every
+initial = their sum; maintenance = rho times the parts that are risk, and what closing costs and `oracle` in full. Every
 part but core, collateral, haircut and floor is there only where it is switched on. The ES of the parts is at
 `risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know none of the tools.
 """
@@ -31,6 +32,7 @@ from marginax.known import KnownHistory
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, independent_cube, independent_orders
+from marginax.models.addons.oracle import OracleCharge
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
@@ -76,6 +78,7 @@ class Dynamic(DynamicCharges):
             correlation_break=CorrelationBreakCharge.from_settings(config.correlation_break),
             procyclicality=ProcyclicalityTools.from_settings(config.procyclicality),
             collateral=CollateralCharge.from_settings(config.collateral),
+            oracle=OracleCharge.from_settings(config.oracle),
         )
 
     @property
@@ -155,6 +158,17 @@ class Dynamic(DynamicCharges):
         observed, settings = state.observed, self.settings
         shocks, weights = self.source.shocks(observed, draws.scenarios)
         main, stressed = len(weights), jnp.zeros(0)
+        oracle = None
+        if self.oracle is not None and market.quality is not None:
+            oracle = self.oracle.terms(
+                instruments,
+                market,
+                market.quality,
+                shocks,
+                weights,
+                horizon_days=settings.risk.horizon_days,
+                pricing=self.pricing,
+            )
         if state.stretch is not None:
             beta = self._replayed().volatility.proxy_beta
             more, stressed = stretch_shocks(
@@ -183,6 +197,7 @@ class Dynamic(DynamicCharges):
                 scale=scale,
                 terms=terms,
                 independent=independent,
+                oracle=oracle,
                 main=main,
                 historical=main - self.source.behind(draws.scenarios, observed.factors.bars_per_day),
             ),

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, standalone
+from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.checks import CHARGES
 from marginax.models.expected_shortfall import ExpectedShortfall
@@ -19,8 +20,8 @@ from marginax.models.scenario_model import Charges, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, held_amounts, owes, tile_losses, uncovered
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
-# Parts that the cost of closing is made of: maintenance holds them in full.
-IN_FULL = ("haircut", "concentration")
+# The cost of closing, and of prices that may be wrong: maintenance holds these parts in full.
+IN_FULL = ("haircut", "concentration", "oracle")
 
 
 class DynamicPrepared(ScenarioPrepared):
@@ -28,7 +29,7 @@ class DynamicPrepared(ScenarioPrepared):
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
     `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
-    `independent` the cube with every underlying on its own.
+    `independent` the cube with every underlying on its own, `oracle` the quality of prices where they have any.
     """
 
     stressed: Float[Array, " stressed"]
@@ -36,6 +37,7 @@ class DynamicPrepared(ScenarioPrepared):
     scale: Float[Array, " rows"]
     terms: CollateralTerms
     independent: Float[Array, "rows main"] | None
+    oracle: OracleTerms | None
     main: int = eqx.field(static=True)
     historical: int = eqx.field(static=True)
 
@@ -50,6 +52,7 @@ class DynamicCharges(ExpectedShortfall):
     correlation_break: CorrelationBreakCharge | None
     procyclicality: ProcyclicalityTools | None
     collateral: CollateralCharge
+    oracle: OracleCharge | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -64,6 +67,7 @@ class DynamicCharges(ExpectedShortfall):
             "procyclicality": self.procyclicality is not None,
             "haircut": True,
             "concentration": self.collateral.concentrates,
+            "oracle": self.oracle is not None,
             "floor": True,
         }
         return tuple(name for name, switched in on.items() if switched)
@@ -143,6 +147,9 @@ class DynamicCharges(ExpectedShortfall):
         found["concentration"] = jnp.zeros_like(alone)
         if has_collateral(tile):
             found["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
+        found["oracle"] = jnp.zeros_like(alone)
+        if self.oracle is not None and prepared.oracle is not None:
+            found["oracle"] = self.oracle.charge(prepared.oracle, tile)
         found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
         has, names = owes(tile), self.part_names
         return Parts(tuple(jnp.where(has, found[name], 0) for name in names), names), charges, joint

@@ -21,7 +21,10 @@ except ImportError:  # no file locks on this system: runs into one folder must n
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-TABLES = ("margins", "options", "attribution", "quarantine", "daily", "responses", "path")
+TABLES = (
+    "margins", "options", "attribution", "quarantine", "checked_quotes", "checked_underlyings",
+    "daily", "responses", "path",
+)  # fmt: skip
 DOCUMENTS = ("judgement.json", "impulse.json", "fit.json")
 PARTIAL = ".partial"
 

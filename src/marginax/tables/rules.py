@@ -13,8 +13,8 @@ DISCOUNTS = (0.05, 1.5)
 
 def findings(rows: pl.DataFrame, table: str) -> pl.DataFrame:
     """The rows of `table` that break one of its rules."""
-    check = {"instruments": _instruments, "quotes": _quotes, "history": _history, "accounts": _accounts,
-             "positions": _positions, "forwards": _forwards}.get(table)  # fmt: skip
+    check = {"instruments": _instruments, "quotes": _quotes, "underlyings": _underlyings, "history": _history,
+             "accounts": _accounts, "positions": _positions, "forwards": _forwards}.get(table)  # fmt: skip
     return together(check(rows)) if check else no_findings()
 
 
@@ -64,7 +64,20 @@ def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
 def _quotes(rows: pl.DataFrame) -> list[pl.DataFrame]:
     crossed = pl.format("the bid {} is above the ask {}", "bid", "ask")
     bad = pl.col("bid") > pl.col("ask")
-    return [find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty")]
+    return [
+        find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty"),
+        _too_wide(rows, "quotes"),
+    ]
+
+
+def _underlyings(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    return [_too_wide(rows, "underlyings")]
+
+
+def _too_wide(rows: pl.DataFrame, table: str) -> pl.DataFrame:
+    what = pl.format("{} was given, and a confidence above 1 is wider than the price itself", "confidence")
+    remedy = "Give one standard deviation relative to the price (0.001 is a tenth of a per cent), or leave it empty"
+    return find(rows, table, pl.col("confidence") > 1, "confidence", what, remedy)
 
 
 def _forwards(rows: pl.DataFrame) -> list[pl.DataFrame]:
