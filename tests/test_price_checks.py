@@ -37,7 +37,7 @@ def market(**given: pl.DataFrame) -> Market:
 
 def last(time: datetime = BEFORE, **given: pl.DataFrame) -> Market:
     """The prices of the run before, as they stood at `time`."""
-    earlier = {name: tables(**given)[name].with_columns(time=pl.lit(time)) for name in ("quotes", "underlyings")}
+    earlier = {name: tables(**given)[name].with_columns(time=time) for name in ("quotes", "underlyings")}
     return mx.last_good(market(), **earlier)
 
 
@@ -188,7 +188,7 @@ def option_market(mark: float, index: float = 80_000.0) -> tuple[Market, Callabl
 
     def of(premium: float, price: float, time: datetime) -> dict[str, pl.DataFrame]:
         quoted = pl.DataFrame({"instrument_id": ["BTC-CALL"], "mark_price": [premium], "time": [time]})
-        return {"quotes": quoted, "underlyings": priced("BTC", price)["underlyings"].with_columns(time=pl.lit(time))}
+        return {"quotes": quoted, "underlyings": priced("BTC", price)["underlyings"].with_columns(time=time)}
 
     now = mx.read_market(**of(mark, index, AS_OF), history=history(), as_of=AS_OF)
     before = mx.last_good(now, **of(0.02, 80_000.0, BEFORE))
@@ -243,12 +243,8 @@ def test_index_mark_and_last_of_10_october_2025_differ_and_the_notes_say_where()
             balances=tables()["balances"].clear(),
         ),
         mx.read_market(
-            quotes=pl.DataFrame({"instrument_id": coins, "mark_price": lows["usdm_mark"]}).with_columns(
-                time=pl.lit(time)
-            ),
-            underlyings=pl.DataFrame({"underlying": coins, "index_price": lows["spot"]}).with_columns(
-                time=pl.lit(time)
-            ),
+            quotes=pl.DataFrame({"instrument_id": coins, "mark_price": lows["usdm_mark"]}).with_columns(time=time),
+            underlyings=pl.DataFrame({"underlying": coins, "index_price": lows["spot"]}).with_columns(time=time),
             history=pl.concat(walks),
         ),
     )

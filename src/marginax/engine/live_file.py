@@ -131,7 +131,9 @@ def _check(model: MarginModel, told: dict[str, Any], path: Path) -> None:
 
 def _configuration(model: MarginModel) -> dict[str, Any]:
     """Every section of the configuration that a state hangs on."""
-    values = model.settings.model_dump(mode="json", exclude={"run", "engine", "replay", "model", "price_checks", "publication"})
+    values = model.settings.model_dump(
+        mode="json", exclude={"run", "engine", "replay", "model", "price_checks", "publication"}
+    )
     return json.loads(json.dumps(values))
 
 
