@@ -198,10 +198,10 @@ def option_market(mark: float, index: float = 80_000.0) -> tuple[Market, Callabl
 def test_the_mark_of_an_option_may_double_and_not_move_by_more_than_its_coin_can() -> None:
     now, check = option_market(0.04)
     assert check(now).fallbacks == ()
-    now, check = option_market(0.6)
+    now, check = option_market(0.9)
     (fallen,) = check(now).fallbacks or ()
     assert fallen.kept == 0.02
-    assert "mark of BTC-CALL: 0.02 is kept, 0.6 jumped" in fallen.reason
+    assert "mark of BTC-CALL: 0.02 is kept, 0.9 jumped" in fallen.reason
 
 
 def test_a_mark_apart_from_its_index_is_noted_beyond_confidence_and_basis() -> None:

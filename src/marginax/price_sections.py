@@ -9,7 +9,7 @@ class PriceChecks(Section):
     """What makes a price doubtful: a jump from the last good one, where that is given, or a mark far from its index."""
 
     jump_sigmas: float | None = Field(
-        10.0, gt=0, description="largest move from the last good price, in its volatility over the days between"
+        20.0, gt=0, description="largest move from the last good price, in its volatility over the days between"
     )
     jump_share: float | None = Field(
         None, gt=0, examples=[0.5], description="largest move from the last good price, relative; default: any"
