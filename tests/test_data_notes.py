@@ -34,6 +34,8 @@ def test_a_clean_market_has_no_notes() -> None:
         "history_of_nothing": {},
         "prices_after_as_of": 0,
         "marks_far_from_index": [],
+        "marks_apart_from_index": {},
+        "prices_refused": [],
         "forwards_of_nothing": [],
         "balances_given_twice": [],
     }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from marginax.market import Market, read_market
     from marginax.models import MarginModel, load_model
+    from marginax.price_checks import check_prices, last_good
     from marginax.problems import BadInput, Problem
     from marginax.run_inputs import RunInputs, read_inputs
     from marginax.scenarios import ScenarioSet, join
@@ -43,10 +44,12 @@ _HOMES = {
     "RunInputs": "run_inputs",
     "ScenarioSet": "scenarios",
     "Status": "status",
+    "check_prices": "price_checks",
     "correlation_sensitivity": "engine",
     "explain_change": "changes",
     "follow": "engine",
     "join": "scenarios",
+    "last_good": "price_checks",
     "load_config": "config",
     "load_model": "models",
     "margin_book": "engine",
@@ -74,10 +77,12 @@ __all__ = [
     "RunInputs",
     "ScenarioSet",
     "Status",
+    "check_prices",
     "correlation_sensitivity",
     "explain_change",
     "follow",
     "join",
+    "last_good",
     "load_config",
     "load_model",
     "margin_book",

@@ -25,6 +25,38 @@ class Dependence(Section):
     )
 
 
+class Oracle(Section):
+    """What a price costs that is old or uncertain: its confidence, and what it may have done since it was fresh."""
+
+    confidence_weight: float = Field(
+        0.0, ge=0, le=100, description="how many times the confidence of a price is charged; 0: not charged"
+    )
+    z: float = Field(
+        0.0, ge=0, le=100, description="standard deviations charged of the move since a price was fresh; 0: not charged"
+    )
+    grace_minutes: float = Field(5.0, ge=0, le=525_600, description="age of a price that costs nothing")
+    worst_age_days: float = Field(
+        1.0, gt=0, le=365, description="age that a missing time counts as; no age counts for more"
+    )
+    worst_confidence: float = Field(
+        0.01, ge=0, le=1, description="relative confidence that a missing one counts as; none counts for more"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Oracle":
+        if self.grace_minutes > self.worst_age_days * 1440:
+            raise ValueError(
+                f"`grace_minutes` {self.grace_minutes:g} is more than `worst_age_days` {self.worst_age_days:g}, so "
+                "that no age would cost anything; shorten it"
+            )
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is charged."""
+        return self.confidence_weight > 0 or self.z > 0
+
+
 class CorrelationBreak(Section):
     """What the margin would be if correlations were those of single windows of the past (PRISMA)."""
 

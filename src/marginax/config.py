@@ -16,11 +16,13 @@ from marginax.charge_sections import (
     Dependence,
     Limits,
     Liquidity,
+    Oracle,
     Orders,
     Procyclicality,
     StressPeriod,
 )
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
+from marginax.price_sections import PriceChecks, Publication
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.sections import (
     Basis,
@@ -89,6 +91,9 @@ class Config(Section):
     procyclicality: Procyclicality = Procyclicality()
     liquidity: Liquidity = Liquidity()
     limits: Limits = Limits()
+    oracle: Oracle = Oracle()
+    price_checks: PriceChecks = PriceChecks()
+    publication: Publication = Publication()
     replay: Replay = Replay()
     engine: Engine = Engine()
     parameters: dict[str, Any] = Field(default_factory=dict)

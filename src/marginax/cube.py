@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from marginax.instruments import INVERSE, LINEAR
 from marginax.liquidity import LiquidityArrays
 from marginax.options import LEAST_BASIS, OptionArrays, OptionPricing, Prices, mark_changes
+from marginax.price_quality import PriceQuality
 from marginax_kernels import inverse_pnl, linear_pnl, price_change, spot_pnl
 
 
@@ -31,14 +32,18 @@ class InstrumentArrays(eqx.Module):
 
 
 class MarketArrays(eqx.Module):
-    """Prices now: marks in quote currency, index prices in account currency, and how each underlying is shocked; and
-    how liquid they are, None where nobody trades them, as in a replay."""
+    """Prices now: marks in quote currency, index prices in account currency, and how each underlying is shocked.
+
+    `liquidity` says how they trade, `quality` how old and how certain they are; None where they are no feed's, as in a
+    replay of history.
+    """
 
     mark: Float[Any, " instruments"]
     index: Float[Any, " underlyings"]
     absolute: Bool[Any, " underlyings"]
     level: Float[Any, " underlyings"]
     liquidity: LiquidityArrays | None = None
+    quality: PriceQuality | None = None
 
 
 def revalue(

@@ -21,6 +21,7 @@ from marginax.liquidity import market_liquidity
 from marginax.market import Market
 from marginax.option_arrays import option_arrays
 from marginax.options import MINUTES_A_YEAR
+from marginax.price_quality import price_quality
 from marginax.sections import Options
 
 
@@ -143,6 +144,7 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
             absolute=history.absolute[: len(assets)],
             level=_levels(history, index),
             liquidity=market_liquidity(known, market, listed),
+            quality=price_quality(market, known.ids[listed].tolist()),
         ),
         positions=entries(owner, row, quantity, book.holders),
         collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], book.holders),

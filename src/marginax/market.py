@@ -18,14 +18,33 @@ from marginax.tables.read import Source
 LARGEST_VOLATILITY = 10.0
 
 
+# For a market whose past is known already.
+NO_HISTORY = pl.DataFrame(schema={"time": pl.Datetime("us", "UTC"), "underlying": pl.String, "price": pl.Float64})
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """A price of `table` (quotes, underlyings) that was refused for the last good one, and both of them in words."""
+
+    table: str
+    name: str
+    kept: float
+    refused: float
+    reason: str
+
+
 @dataclass(frozen=True)
 class Market:
-    """Quotes, underlyings and history, checked among themselves, as they were known at `as_of` (UTC)."""
+    """Quotes, underlyings and history, checked among themselves, as they were known at `as_of` (UTC).
+
+    `fallbacks` are the prices that `check_prices` replaced; None where it was not asked.
+    """
 
     as_of: datetime
     currency: str
     tables: dict[str, Admitted]
     after_as_of: int
+    fallbacks: tuple[Fallback, ...] | None = None
 
     def __repr__(self) -> str:
         return f"Market({self.underlyings.height:,} underlyings as of {self.as_of:%Y-%m-%d %H:%M} in {self.currency})"

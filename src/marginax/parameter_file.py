@@ -21,7 +21,7 @@ from marginax.problems import BadInput, Problem
 FORMAT = "marginax.parameters/1"
 SHAPE = '{"model": NAME, "settings": {SECTION: {KEY: VALUE}}}'
 # What belongs to a run, and not to the numbers of a model.
-NOT_SETTINGS = ("model", "run", "engine")
+NOT_SETTINGS = ("model", "run", "engine", "price_checks", "publication")
 # What else a file may hold, and of which kind.
 OTHERS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("risk", "data", "objective", "search", "diagnostics"), (dict, "an object")),

@@ -14,11 +14,12 @@ class Status(IntEnum):
     OK = 0
     STALE = 1
     PROXIED = 2
-    MISSING_HISTORY = 3
-    MISSING_VOLATILITY = 4
-    MISSING_PRICE = 5
-    INCOMPLETE = 6
-    NUMERICAL = 7
+    FALLBACK = 3
+    MISSING_HISTORY = 4
+    MISSING_VOLATILITY = 5
+    MISSING_PRICE = 6
+    INCOMPLETE = 7
+    NUMERICAL = 8
 
     @property
     def label(self) -> str:
@@ -40,6 +41,7 @@ _MEANINGS = {
     Status.OK: "Everything the margin needs was there and recent.",
     Status.STALE: "A price or a history is older than the configuration allows; its gap entered the volatility.",
     Status.PROXIED: "A factor without enough history of its own moves with its proxy, and a residual on top.",
+    Status.FALLBACK: "A price jumped or ran backwards, and the last good one stands in for it, at its own age.",
     Status.MISSING_VOLATILITY: "An option has no volatility, and none of its underlying's has; there is no margin.",
     Status.MISSING_HISTORY: "A factor has neither history nor a proxy that has one; there is no margin.",
     Status.MISSING_PRICE: "A position or balance has no price; there is no margin.",

@@ -109,6 +109,9 @@ def _row_flags(matched: Matched, exposures: Exposures, history: FactorHistory, s
         "instrument_id"
     ]
     ids = matched.book.instruments.ids[exposures.listed]
+    marks = pl.DataFrame({"row": np.arange(listed), "name": pl.Series(ids, dtype=pl.String)})
+    refused = _fallback_flags(matched.market, "quotes").join(marks, on="name")
+    flags = pl.concat([flags, refused.select("row", "status", name="reason")])
     late = np.flatnonzero(pl.Series(ids, dtype=pl.String).is_in(old.implode()).to_numpy())
     quoted = pl.DataFrame(
         {
@@ -176,7 +179,17 @@ def _underlying_flags(market: Market, history: FactorHistory, stale_after_days: 
         if old_index[k]:
             flags.append((k, int(Status.STALE), f"index price of {name}"))
     schema = {"asset": pl.Int64, "status": pl.Int64, "name": pl.String}
-    return pl.DataFrame(flags, schema=schema, orient="row")
+    assets = pl.DataFrame({"asset": np.arange(history.underlyings), "name": history.names[: history.underlyings]})
+    refused = _fallback_flags(market, "underlyings").join(assets, on="name")
+    return pl.concat(
+        [pl.DataFrame(flags, schema=schema, orient="row"), refused.select("asset", "status", name="reason")]
+    )
+
+
+def _fallback_flags(market: Market, table: str) -> pl.DataFrame:
+    """(name, status, reason) of every price of a table that fell back on the last good one."""
+    rows = [(each.name, int(Status.FALLBACK), each.reason) for each in market.fallbacks or () if each.table == table]
+    return pl.DataFrame(rows, schema={"name": pl.String, "status": pl.Int64, "reason": pl.String}, orient="row")
 
 
 def _anchor(history: FactorHistory, factor: int) -> int:

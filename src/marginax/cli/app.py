@@ -123,10 +123,13 @@ def _stopped() -> int:
 
 def _trouble(error: Exception) -> int:
     from marginax.problems import BadInput
+    from marginax.publication import NotPublished
 
     match error:
         case BadInput():
             return _told(f"marginax: bad input, nothing was written\n{error}", Exit.BAD_INPUT)
+        case NotPublished():
+            return _told(f"marginax: not published, nothing was written\n{error}", Exit.NOT_PUBLISHED)
         case BrokenPipeError():  # whoever reads the output has seen enough; the results are written by then
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Exit.SUCCESS

@@ -1,5 +1,6 @@
 """`marginax margin`: files in, margins out."""
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from marginax.engine import DatasetResult, Result
 
 _TABLES = "Tables"
-_RUN = "Run"
+_BEFORE = "The run before"
 
 
 class OnError(Enum):
@@ -27,6 +28,10 @@ class OnError(Enum):
 
 def _table(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel=_TABLES, show_default=False, metavar="FILE")
+
+
+def _before(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel=_BEFORE, show_default=False, metavar="FILE")
 
 
 def command(
@@ -52,6 +57,22 @@ def command(
     signals: Annotated[Path | None, _table("market signals; checked, not yet used")] = None,
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
     order_book: Annotated[Path | None, _table("levels of order books, which positions are closed against")] = None,
+    previous_quotes: Annotated[
+        Path | None, _before("the last good mark prices, which a quote that jumps or runs backwards falls back on")
+    ] = None,
+    previous_underlyings: Annotated[Path | None, _before("the same of index prices; both or neither")] = None,
+    previous_run: Annotated[
+        Path | None,
+        typer.Option(
+            help="results of a run whose totals these may not be too far from",
+            rich_help_panel=_BEFORE,
+            show_default=False,
+            metavar="DIR",
+        ),
+    ] = None,
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="publish totals however far they moved", rich_help_panel=_BEFORE)
+    ] = False,
     config: Annotated[Path | None, typer.Option(help="configuration; see `marginax init`", metavar="TOML")] = None,
     model: Annotated[
         str | None,
@@ -75,6 +96,8 @@ def command(
 
     held = {"positions": positions, "balances": balances, "accounts": accounts, "orders": orders}
     _check_book(dataset, held)
+    last = {"quotes": previous_quotes, "underlyings": previous_underlyings}
+    _check_before(last, previous_run, acknowledge=acknowledge)
     refuse_parameter_file("--model", model)
     refuse_parameter_file("--config", config)
     preset = model if model in preset_names() else None
@@ -117,7 +140,27 @@ def command(
         attribution=attribution,
         json=json,
         dataset=dataset,
+        last={name: path for name, path in last.items() if path is not None},
+        previous_run=previous_run,
+        acknowledge=acknowledge,
     )
+
+
+def _check_before(last: dict[str, Path | None], previous_run: Path | None, *, acknowledge: bool) -> None:
+    """Refuse half of the last prices, and an acknowledgement of nothing."""
+    problems = []
+    for name, other in (("quotes", "underlyings"), ("underlyings", "quotes")):
+        if last[name] is None and last[other] is not None:
+            what, remedy = (
+                "is not given",
+                f"Name its file too, or leave --previous-{other} out",
+            )
+            problems.append(Problem(f"--previous-{name}", None, None, what, remedy))
+    if acknowledge and previous_run is None:
+        what, remedy = "acknowledges nothing", "Name the run that totals are compared with: --previous-run DIR"
+        problems.append(Problem("--acknowledge", None, None, what, remedy))
+    if problems:
+        raise BadInput(problems)
 
 
 def _check_book(dataset: Path | None, held: dict[str, Path | None]) -> None:
@@ -147,24 +190,42 @@ def margin_files(
     attribution: bool = False,
     json: bool = False,
     dataset: Path | None = None,
+    last: dict[str, Path] | None = None,
+    previous_run: Path | None = None,
+    acknowledge: bool = False,
 ) -> int:
     """Read, margin, write and tell; returns the exit code.
 
     `preset` is what the settings are known by, `parameters` the record of the file whose numbers are in them; a
-    `dataset` stands for the tables of `book` but its instruments.
+    `dataset` stands for the tables of `book` but its instruments. `last` are tables of prices that these fall back on;
+    totals that are too far from those of `previous_run` are not written unless somebody acknowledges it. Raises
+    NotPublished then, and BadInput.
     """
     if out.exists() and not out.is_dir():
         raise BadInput([Problem(str(out), None, None, "is a file", "Name a folder for the results")])
     from marginax.book import read_book
     from marginax.datasets import Dataset, open_dataset
     from marginax.market import read_market
+    from marginax.publication import compared, previous_manifest
 
+    before = None if previous_run is None else previous_manifest(previous_run)
     held = read_book(**book, on_error=on_error) if dataset is None else open_dataset(dataset)
     prices = read_market(**market, as_of=settings.run.as_of, currency=settings.run.currency, on_error=on_error)
+    beside: dict[str, Any] = {"preset": preset, "parameters": parameters}
+    if last:
+        from marginax.price_checks import check_prices, last_good
+
+        good = last_good(prices, **last, on_error=on_error)
+        prices = check_prices(prices, good, settings.price_checks, instruments=book["instruments"])
+        beside["last_good_prices"] = {name: good.tables[name].digests for name in last}
     from marginax.cli.progress import progress_bar
     from marginax.engine import margin_book, margin_dataset
 
-    beside = {"preset": preset, "parameters": parameters}
+    def publish(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        if before is None:
+            return {}
+        return {"previous_run": compared(manifest, before, settings.publication, acknowledged=acknowledge)}
+
     if isinstance(held, Dataset):
         with progress_bar("accounts") as progress:
             whole = margin_dataset(
@@ -177,6 +238,7 @@ def margin_files(
                 on_error=on_error,
                 attribution=attribution,
                 record=beside,
+                publish=publish,
                 progress=progress,
             )
         _tell_dataset(whole, json=json)
@@ -184,6 +246,7 @@ def margin_files(
     with progress_bar("accounts") as progress:
         result = margin_book(held, prices, settings, seed=settings.run.seed, on_error=on_error, progress=progress)
     result.manifest.update(beside)
+    result.manifest.update(publish(result.manifest))
     stop_if_interrupted()
     result.write(out, attribution=attribution)
     _tell(result, out, json=json)

@@ -139,6 +139,11 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "History of no underlying, ignored": ignored,
         "Index price far from the last bar of its history (in one unit?)": scenarios.get("index_far_from_history", []),
         "Mark less than half or more than twice the index (in one unit?)": data["marks_far_from_index"],
+        "Mark apart from its index": [
+            f"{name} ({apart:+.1%})" for name, apart in data["marks_apart_from_index"].items()
+        ],
+        "Prices refused for the last good ones": data["prices_refused"],
+        "Charged as old or uncertain as can be": _unknown(data.get("price_quality", {})),
         "Option mark far from its volatility (in one unit?)": manifest["options"]["marks_far_from_model"],
         "Haircuts for assets that are no underlyings": scenarios.get("haircuts_of_nothing", []),
         "Balances of the same asset and amount twice, summed": data["balances_given_twice"],
@@ -172,6 +177,12 @@ def _found(volatilities: dict[str, int]) -> list[str]:
     """How many options have a volatility from their expiry's smile, from another expiry, or none."""
     words = {"smile": "its smile", "other_expiry": "another expiry", "none": "none known"}
     return [f"{volatilities[name]:,} by {word}" for name, word in words.items() if volatilities.get(name)]
+
+
+def _unknown(quality: dict[str, int]) -> list[str]:
+    """How many prices came without a time, and how many without a confidence."""
+    words = {"without_time": "without a time", "without_confidence": "without a confidence"}
+    return [f"{counted(quality[name], 'price')} {word}" for name, word in words.items() if quality.get(name)]
 
 
 def _method(manifest: dict[str, Any]) -> str:

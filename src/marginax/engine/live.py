@@ -31,7 +31,7 @@ from marginax.engine.result import Result
 from marginax.exposures import expose
 from marginax.history import FactorHistory, settling, volatility_factor, with_settlements, without_settlements
 from marginax.instruments import Instruments
-from marginax.market import Market, read_market
+from marginax.market import NO_HISTORY, Market, read_market
 from marginax.match import match
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
@@ -42,7 +42,6 @@ from marginax.tables.door import OnError
 from marginax.tables.read import Source
 
 NEW = " of the bar"
-NO_HISTORY = pl.DataFrame(schema={"time": pl.Datetime("us", "UTC"), "underlying": pl.String, "price": pl.Float64})
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from marginax.book import Book
 from marginax.calendars import Grid
 from marginax.config import Config
 from marginax.engine.compilation import persistent_cache
-from marginax.engine.live import NO_HISTORY, LiveMargin, check_factors
+from marginax.engine.live import LiveMargin, check_factors
 from marginax.history import FactorHistory
-from marginax.market import Market, read_market
+from marginax.market import NO_HISTORY, Market, read_market
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
 from marginax.problems import BadInput, Problem
@@ -132,7 +132,9 @@ def _check(model: MarginModel, told: dict[str, Any], path: Path) -> None:
 
 def _configuration(model: MarginModel) -> dict[str, Any]:
     """Every section of the configuration that a state hangs on."""
-    values = model.settings.model_dump(mode="json", exclude={"run", "engine", "replay", "model"})
+    values = model.settings.model_dump(
+        mode="json", exclude={"run", "engine", "replay", "model", "price_checks", "publication"}
+    )
     return json.loads(json.dumps(values))
 
 

@@ -147,7 +147,7 @@ def margined(
     model = ready.model
     settings = model.settings
     passed = one_pass(ready, matched, exposures, clock=clock, by_hand=by_hand, progress=progress)
-    notes = data_notes(matched)
+    notes = data_notes(matched, settings)
     if settings.liquidity.on:
         notes["liquidity_unknown"] = unknown_liquidity(matched.book.instruments, matched.market)
     factors = len(ready.known.history.names)

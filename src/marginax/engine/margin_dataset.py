@@ -1,6 +1,6 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
-    DIR/manifest.json, options.parquet
+    DIR/manifest.json, options.parquet; checked_quotes.parquet and checked_underlyings.parquet where prices were checked
     DIR/partition=00000/margins.parquet; isolated, attribution, breaches and quarantine.parquet where there are any
 
 The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
@@ -8,7 +8,7 @@ The folder appears whole. An account's margin is what `margin_book` gives it, to
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +43,9 @@ from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest, write_parquet
 
 FORMAT = "marginax.margins/1"
+_MARKET = rf"{MANIFEST}|(options|checked_quotes|checked_underlyings)\.parquet"
 _TABLES = "margins|isolated|attribution|breaches|quarantine"
-_OURS = re.compile(rf"{MANIFEST}|options\.parquet|partition=\d{{5}}(/({_TABLES})\.parquet)?")
+_OURS = re.compile(rf"{_MARKET}|partition=\d{{5}}(/({_TABLES})\.parquet)?")
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,15 @@ def margin_dataset(
     on_error: OnError = "raise",
     attribution: bool = False,
     record: Mapping[str, Any] | None = None,
+    publish: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> DatasetResult:
     """Margin every account of a dataset, partition by partition, and write the results under `out`.
 
     Arguments are those of `margin_book`; `attribution` writes each position's share too, `record` goes into the
-    manifest. Raises BadInput as `margin_book` does, and where `out` holds what no such run wrote; then nothing is
-    written. OSError where it cannot be written.
+    manifest, and so does what `publish` makes of it before anything is written: what it raises stops the run. Raises
+    BadInput as `margin_book` does, and where `out` holds what no such run wrote; then nothing is written. OSError where
+    it cannot be written.
     """
     persistent_cache()
     started = perf_counter()
@@ -110,8 +113,11 @@ def margin_dataset(
         assert result is not None
         if result.options.height:
             outputs |= _written(result.options, folder, "options.parquet")
+        for name, table in result.checked_prices.items():
+            outputs |= _written(table, folder, f"{name}.parquet")
         manifest = _manifest(result, dataset, record_hash, tally) | dict(record or {})
         manifest["data"] = {**manifest["data"], "balances_given_twice": sorted(twice)[:LISTED]}
+        manifest |= {} if publish is None else publish(manifest)
         manifest["seconds"] = {**seconds, "total": perf_counter() - started}
         manifest["seconds"] = {name: round(took, 6) for name, took in manifest["seconds"].items()}
         manifest["outputs"] = outputs

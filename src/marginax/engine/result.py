@@ -26,6 +26,7 @@ from marginax.option_table import option_table
 from marginax.options import MINUTES_A_YEAR
 from marginax.scenarios.sets import ScenarioSet
 from marginax.statuses import Statuses
+from marginax.tables.findings import PLACE
 from marginax.tables.results import write_tables
 from marginax.tables.schemas import UNUSED
 
@@ -154,6 +155,14 @@ class Result:
         """How many accounts and isolated positions have no margin."""
         return int(self.margins["initial_margin"].null_count() + self.isolated["initial_margin"].null_count())
 
+    @property
+    def checked_prices(self) -> dict[str, pl.DataFrame]:
+        """Quotes and underlyings as they were used, for the next check; none where prices were not checked."""
+        market = self.matched.market
+        if market.fallbacks is None:
+            return {}
+        return {f"checked_{name}": market.tables[name].rows.drop(PLACE) for name in ("quotes", "underlyings")}
+
     def to_arrow(self) -> pa.Table:
         """The margins as an Arrow table."""
         return self.margins.to_arrow()
@@ -225,7 +234,7 @@ class Result:
 
     def write(self, directory: str | Path, *, attribution: bool = False) -> Path:
         """Write margins.parquet, manifest.json, and what else there is, whole or not at all; returns the folder."""
-        tables = {"margins": self.margins}
+        tables = {"margins": self.margins, **self.checked_prices}
         if self.isolated.height:
             tables["isolated"] = self.isolated
         if self.quarantine.height:

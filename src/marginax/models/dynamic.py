@@ -9,12 +9,13 @@
     haircut            = the cost of turning an ordinary amount of collateral into money
     concentration      = what more than an ordinary amount costs, and what is beyond its limit
     liquidity          = what closing the positions costs: spread and fees, impact, more than a day
+    oracle             = what old and uncertain prices cost
     orders             = what the worst set of fills of open orders adds to the ES, and what filling them costs at once
     floor              = what lifts the sum of the first six to zero
 
-initial = their sum; maintenance = rho times the parts that are risk, nothing of `orders`, and `haircut`, `concentration`
-and `liquidity` in full. Every part but core, collateral, haircut and floor is there only where it is switched on. Their
-ES is at `risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know no tool.
+initial = their sum; maintenance = rho times the parts that are risk, nothing of `orders`, and what closing costs and
+`oracle` in full. Every part but core, collateral, haircut and floor is there only where it is switched on. Their ES is
+at `risk.charge_tail`; `var` and `expected_shortfall` of the joint loss are at `risk.tail` and know none of the tools.
 """
 
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, independent_cube, independent_orders
 from marginax.models.addons.liquidity import LiquidityCharge
+from marginax.models.addons.oracle import OracleCharge
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
@@ -80,6 +82,7 @@ class Dynamic(DynamicCharges):
             procyclicality=ProcyclicalityTools.from_settings(config.procyclicality),
             collateral=CollateralCharge.from_settings(config.collateral),
             liquidity=LiquidityCharge.from_settings(config.liquidity),
+            oracle=OracleCharge.from_settings(config.oracle),
         )
 
     @property
@@ -159,6 +162,17 @@ class Dynamic(DynamicCharges):
         observed, settings = state.observed, self.settings
         shocks, weights = self.source.shocks(observed, draws.scenarios)
         main, stressed = len(weights), jnp.zeros(0)
+        oracle = None
+        if self.oracle is not None and market.quality is not None:
+            oracle = self.oracle.terms(
+                instruments,
+                market,
+                market.quality,
+                shocks,
+                weights,
+                horizon_days=settings.risk.horizon_days,
+                pricing=self.pricing,
+            )
         if state.stretch is not None:
             beta = self._replayed().volatility.proxy_beta
             more, stressed = stretch_shocks(
@@ -193,6 +207,7 @@ class Dynamic(DynamicCharges):
                 terms=terms,
                 independent=independent,
                 liquidity=liquidity,
+                oracle=oracle,
                 main=main,
                 historical=main - self.source.behind(draws.scenarios, observed.factors.bars_per_day),
             ),

@@ -12,6 +12,7 @@ from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, Standalone, standalone
 from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
+from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.checks import CHARGES
 from marginax.models.expected_shortfall import ExpectedShortfall
@@ -20,8 +21,8 @@ from marginax.models.scenario_model import Charges, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, uncovered
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
-# Parts that the cost of closing is made of: maintenance holds them in full.
-IN_FULL = ("haircut", "concentration", "liquidity")
+# The cost of closing, and of prices that may be wrong: maintenance holds these parts in full.
+IN_FULL = ("haircut", "concentration", "liquidity", "oracle")
 
 
 class DynamicPrepared(ScenarioPrepared):
@@ -29,7 +30,8 @@ class DynamicPrepared(ScenarioPrepared):
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
     `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
-    `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades).
+    `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades),
+    `oracle` the quality of prices where they have any.
     """
 
     stressed: Float[Array, " stressed"]
@@ -38,6 +40,7 @@ class DynamicPrepared(ScenarioPrepared):
     terms: CollateralTerms
     independent: Float[Array, "rows main"] | None
     liquidity: LiquidityTerms | None
+    oracle: OracleTerms | None
     main: int = eqx.field(static=True)
     historical: int = eqx.field(static=True)
 
@@ -53,6 +56,7 @@ class DynamicCharges(ExpectedShortfall):
     procyclicality: ProcyclicalityTools | None
     collateral: CollateralCharge
     liquidity: LiquidityCharge | None
+    oracle: OracleCharge | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -68,6 +72,7 @@ class DynamicCharges(ExpectedShortfall):
             "haircut": True,
             "concentration": self.collateral.concentrates,
             "liquidity": self.liquidity is not None,
+            "oracle": self.oracle is not None,
             "orders": self.reads_orders,
             "floor": True,
         }
@@ -151,6 +156,9 @@ class DynamicCharges(ExpectedShortfall):
         if self.liquidity is not None and prepared.liquidity is not None:
             runs = None if own is None else shortfall_by_run(prepared.units, own.groups, tile)
             found["liquidity"] = self.liquidity.charge(prepared.liquidity, tile, runs)
+        found["oracle"] = jnp.zeros_like(alone)
+        if self.oracle is not None and prepared.oracle is not None:
+            found["oracle"] = self.oracle.charge(prepared.oracle, tile)
         found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
         has, names = owes(tile), self.part_names
         found = {name: jnp.where(has, part, 0) for name, part in found.items()}

@@ -28,6 +28,8 @@ TABLES = (
     "attribution",
     "breaches",
     "quarantine",
+    "checked_quotes",
+    "checked_underlyings",
     "daily",
     "responses",
     "path",

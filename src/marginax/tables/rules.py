@@ -72,13 +72,25 @@ def _instruments(rows: pl.DataFrame) -> list[pl.DataFrame]:
 def _quotes(rows: pl.DataFrame) -> list[pl.DataFrame]:
     crossed = pl.format("the bid {} is above the ask {}", "bid", "ask")
     bad = pl.col("bid") > pl.col("ask")
-    return [find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty")]
+    return [
+        find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty"),
+        _too_wide(rows, "quotes"),
+    ]
+
+
+def _too_wide(rows: pl.DataFrame, table: str) -> pl.DataFrame:
+    what = pl.format("{} was given, and a confidence above 1 is wider than the price itself", "confidence")
+    remedy = "Give one standard deviation relative to the price (0.001 is a tenth of a per cent), or leave it empty"
+    return find(rows, table, pl.col("confidence") > 1, "confidence", what, remedy)
 
 
 def _underlyings(rows: pl.DataFrame) -> list[pl.DataFrame]:
     wide = pl.format("a spread of {} basis points is wider than the price", "spread_bps")
     remedy = "Write 1.5 for 0.015 % of the price, or leave it empty"
-    return [find(rows, "underlyings", pl.col("spread_bps") > WHOLE_PRICE, "spread_bps", wide, remedy)]
+    return [
+        find(rows, "underlyings", pl.col("spread_bps") > WHOLE_PRICE, "spread_bps", wide, remedy),
+        _too_wide(rows, "underlyings"),
+    ]
 
 
 def _forwards(rows: pl.DataFrame) -> list[pl.DataFrame]:
