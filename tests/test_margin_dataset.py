@@ -77,7 +77,8 @@ def test_every_account_has_the_margin_of_the_whole_book_to_the_bit(tmp_path: Pat
 
 def test_the_market_is_made_ready_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, module = [], sys.modules["marginax.engine.margin_dataset"]
-    monkeypatch.setattr(module, "get_ready", lambda *each, ready=module.get_ready: calls.append(1) or ready(*each))
+    make = module.ready_for
+    monkeypatch.setattr(module, "ready_for", lambda *each, **more: calls.append(1) or make(*each, **more))
     margined(tmp_path, dataset(tmp_path, 3))
     assert len(calls) == 1
 
