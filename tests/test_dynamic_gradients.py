@@ -16,7 +16,7 @@ from marginax.exposures import expose
 from test_dynamic import configured, holdings
 
 # Worst numbers at which some accounts pay by the root of volume and some by depth.
-CLOSING = {"spread": 1.0, "fee": 0.0005, "impact": 1.0, "participation": 0.1, "worst_adv": 3e5, "worst_depth": 2e4}
+CLOSING = {"spread": 1.0, "fee": 0.0005, "impact": 1.0, "participation": 0.1, "worst_adv": 3e5, "worst_depth": 2e3}
 LEAVES: dict[str, Callable[[Any], Any]] = {
     "fast half-life": lambda model: model.source.volatility.model.fast_half_life_days,
     "slow half-life": lambda model: model.source.volatility.model.slow_half_life_days,
