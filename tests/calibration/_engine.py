@@ -72,14 +72,17 @@ def sources(
 ) -> tuple[mx.Book, mx.Market]:
     """A book and its market at the last time of a history: terms and quotes, positions, and index prices."""
     now = history["time"].max()
+    quotes = pl.DataFrame([quote for _, quote in listed], schema=QUOTES, orient="row")
+    indices = pl.DataFrame({"underlying": list(price), "index_price": list(price.values())})
     book = mx.read_book(
         instruments=pl.DataFrame([terms for terms, _ in listed], schema=SCHEMA, orient="row"),
         positions=pl.DataFrame(held, schema=POSITIONS, orient="row"),
         balances=balances,
     )
     market = mx.read_market(
-        quotes=pl.DataFrame([quote for _, quote in listed], schema=QUOTES, orient="row"),
-        underlyings=pl.DataFrame({"underlying": list(price), "index_price": list(price.values()), "time": now}),
+        # A replay has no feed: the closes of its history are fresh and certain.
+        quotes=quotes.with_columns(time=pl.lit(now), confidence=pl.lit(0.0)),
+        underlyings=indices.with_columns(time=pl.lit(now), confidence=pl.lit(0.0)),
         history=history,
         forwards=forwards,
     )
