@@ -91,7 +91,7 @@ def test_a_run_writes_the_record_with_units_and_the_chart(place: Path, capsys: p
     assert left_out == {"equal_only": "written for equal weights"}
     fields = {key for each in record["workloads"].values() for key in each["all_cores"]["contenders"]["marginax"]}
     told = " ".join(record["units"])
-    assert all(key in told or key == "microseconds_per_account" or key.endswith("seconds") for key in fields)
+    assert all(key in told or key.endswith("seconds") for key in fields)
 
 
 def _assert_figures(load: dict[str, Any], figures: dict[str, float], rates: dict[str, float]) -> None:

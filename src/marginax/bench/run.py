@@ -24,6 +24,7 @@ KEPT = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE
 UNITS = {
     "seconds": "median of the rounds, wall clock, warm; least_ and greatest_ are those of single rounds",
     "cpu_seconds": "median; of all threads of the measuring process, not of processes that a contender keeps",
+    "microseconds_per_account": "seconds / accounts x 1,000,000",
     "accounts_per_second": "accounts / seconds",
     "scenario_positions_per_second": "positions x scenarios / seconds",
     "share_of_product_rate": "2 x positions x scenarios / seconds / product_flops_per_second",
@@ -33,7 +34,8 @@ UNITS = {
     "product_flops_per_second": "float32 operations of a large matrix product on all threads, best of five",
     "input_mib": "MiB of positions, cube and weights",
     "added_mib": "MiB resident at the peak of a warm call of marginax beyond those before it (Linux: VmHWM, reset)",
-    "cold": "seconds of a fresh process with empty caches, from its start to the first answer of the first workload",
+    "cold": "seconds of a fresh process with empty caches, from its start to the first answer of the first workload; "
+    "import_, machine_code_ and first_call_ are parts of them",
     "peak_mib": "MiB, ru_maxrss of that fresh process, the making of its workload included",
 }
 
