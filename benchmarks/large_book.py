@@ -2,8 +2,8 @@
 
 Twenty positions an account in the demo venue's instruments, nine in ten of them not options, sizes log-normal, sides
 even, and collateral of about half the gross; 2,048 weighted draws, `--model monte_carlo`. Seconds by the clock and peak
-memory of each command in a process of its own, programs compiled before. `microseconds_an_account` is the time per account
-between two whole books: what a run costs once it runs, whatever it costs to begin.
+memory of each command in a process of its own, programs compiled before. `microseconds_an_account` is the time per
+account between two whole books: what a run costs once it runs, whatever it costs to begin.
 """
 
 import tempfile
