@@ -31,12 +31,16 @@ NOW = 460
 
 @cache
 def model() -> mx.MarginModel:
-    """The preset with every tool on; the stretch is longer than the first margins' history allows."""
+    """The preset with every tool on; the stretch is longer than the first margins' history allows.
+
+    A replay has no volumes and charges no liquidity, so the run that it is compared with charges none.
+    """
     return configured(
         "dynamic",
         scenarios={"window": 400},
         correlation_break={"multiplier": 1.0, "windows": 4},
         dependence={"share": 0.2},
+        liquidity=dict.fromkeys(("spread", "fee", "impact", "vega_share", "participation"), 0.0),
         stress_period={"weight": 0.3, "bars": 100},
         procyclicality={"buffer": 0.25, "floor_years": 1.0, "rise_limit": 0.05, "fall_limit": 0.01},
     )
