@@ -74,11 +74,12 @@ def cut(
     for shape in np.flatnonzero(np.bincount(shapes))[::-1].tolist():
         members, width, is_dense = np.flatnonzero(shapes == shape), 2 ** (shape // 2), bool(shape % 2)
         fit = ENTRIES // width
-        most = (
-            least
-            if is_dense
-            else max(least if fit >= ROW_STEP else fewest, min(rows, fit // ROW_STEP * ROW_STEP or fit))
-        )
+        if is_dense:
+            most = least
+        elif fit >= ROW_STEP:
+            most = max(least, min(rows, fit // ROW_STEP * ROW_STEP))
+        else:
+            most = max(fewest, fit)
         while most // 2 >= max(least, 4 * ROW_STEP) and len(members) < 2 * streams * most:
             most = most // 2 // ROW_STEP * ROW_STEP
         for first in range(0, len(members), most):

@@ -7,7 +7,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from marginax.models.protocol import Orders, Prepared, Tile
-from marginax_kernels import accumulate
+from marginax_kernels import accumulate, dense_pnl
 
 BLOCK = 64
 
@@ -43,8 +43,7 @@ def tile_losses(prepared: Prepared, tile: Tile) -> tuple[Array, Array]:
     if tile.dense is None:
         positions = -accumulate(prepared.cube, tile.instruments, tile.quantities)
     else:
-        product = jnp.matmul(tile.dense.positions, prepared.cube, precision=lax.Precision.HIGHEST)
-        positions = -lax.optimization_barrier(product)
+        positions = -dense_pnl(prepared.cube, tile.dense.positions)
     if not has_collateral(tile):
         return positions, positions
     joint = positions - accumulate(prepared.cube, tile.assets, tile.amounts)
