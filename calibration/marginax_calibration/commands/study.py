@@ -12,11 +12,11 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines", "dynamic", "forecasts", "calibration")
+NAMES = ("baselines", "dynamic", "forecasts", "calibration", "epochs")
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="baselines, dynamic, forecasts or calibration", metavar="STUDY")],
+    name: Annotated[str, typer.Argument(help="baselines, dynamic, forecasts, calibration or epochs", metavar="STUDY")],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -52,6 +52,8 @@ def command(
         _calibration(folder, out, wanted)
     elif name == "dynamic":
         _dynamic(folder, out, wanted)
+    elif name == "epochs":
+        _epochs(folder, out)
     else:
         _baselines(folder, out, wanted, names_in(models), seed)
     return 0
@@ -131,6 +133,19 @@ def _forecasts(folder: Path, out: Path, seed: int) -> None:
     _, text = _with_bar("dynamic", partial(dynamic.run, "seven coins", chosen, folder))
     write_files({out / "forecasts_dynamic.md": _text(text)})
     typer.echo(f"Wrote {out / 'forecasts_dynamic.md'}")
+
+
+def _epochs(folder: Path, out: Path) -> None:
+    """What is there of an earlier run that was interrupted is gone on from."""
+    from marginax.tables.results import write_files
+    from marginax_calibration.studies import epochs
+
+    drawn = pictures()
+    given, found = _with_bar("epochs", lambda progress: epochs.run(folder, out, told=progress))
+    picture = partial(drawn.through_epochs, epochs.through(found), list(epochs.MODELS))
+    text = epochs.report(given, found)
+    write_files({out / "epochs.md": _text(text), out / "epochs_october_2025.png": picture})
+    typer.echo(f"Wrote {out / 'epochs.md'}")
 
 
 def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:

@@ -123,6 +123,13 @@ class LiveMargin:
         market = replace(given, tables=tables)
         return self._stepped(market, given, values or {})
 
+    def at(self, market: Market, *, brought: np.ndarray) -> "LiveMargin":
+        """The same one bar on, at a market of the same tables with other prices, checked before; `brought` are the rows
+        of `underlyings` whose prices are new."""
+        table = market.tables["underlyings"]
+        given = replace(market, tables={**market.tables, "underlyings": table.of(table.rows[brought])})
+        return self._stepped(market, given, {})
+
     def with_book(self, book: Book) -> "LiveMargin":
         """The same market with another book: other accounts and positions, contracts that expired taken out.
 
