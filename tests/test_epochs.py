@@ -1,5 +1,6 @@
 """A book through a sequence of markets: margins, calls and equity at every epoch, against loops and single runs."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from marginax.epochs import Policy, Replayed, replay
 from marginax.epochs.bars import read_bars
 from marginax.epochs.calls import POLICIES, Ledger
 from marginax.epochs.prices import begun, moved, moves_of
+from marginax.match import rematched
 from marginax.sections import Engine
 from markets import AS_OF, INDEX, UTC_TIME, balances, history, instruments, plus, positions
 from reference import black
@@ -359,3 +361,26 @@ def test_an_option_without_marks_keeps_its_volatility_and_moves_with_its_forward
         assert row["mark_price"][0] == pytest.approx(wanted, rel=1e-6)
         assert row["implied_vol"][0] == pytest.approx(volatility, rel=1e-6)
         assert row["time"][0] == epoch.time
+
+
+def test_what_no_price_changes_is_taken_over_to_the_bit() -> None:
+    live = mx.follow(book(), market(), "expected_shortfall")
+    given_bars = read_bars(bars(), live)
+    moves, bound = moves_of(live, given_bars.marked), None
+    for epoch in given_bars.from_epoch(0):
+        live = live.at(moved(live.market, epoch, moves), brought=epoch.underlyings)
+        _, anew = live.ready(engine=DOUBLE)
+        _, again = live.ready(engine=DOUBLE, before=bound)
+        assert bound is None or again.matched.book is bound.matched.book
+        for name in ("positions", "collateral"):
+            for part in ("starts", "columns", "amounts"):
+                one, other = (getattr(getattr(each.exposures, name), part) for each in (anew, again))
+                np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(anew.exposures.equity, again.exposures.equity)
+        bound = again
+    assert bound is not None
+    quotes = live.market.tables["quotes"]
+    for rows in (quotes.rows.head(3), quotes.rows.with_columns(mark_price=-pl.col("mark_price"))):
+        other = replace(live.market, tables={**live.market.tables, "quotes": quotes.of(rows)})
+        assert rematched(bound.matched, other) is None
+    assert rematched(bound.matched, replace(live.market, as_of=AS_OF + timedelta(days=400))) is None

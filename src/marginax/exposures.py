@@ -66,8 +66,18 @@ class Exposures:
         return len(self.groups)
 
 
-def expose(book: Book, market: Market, history: FactorHistory, options: Options | None = None) -> Exposures:
-    """Number a matched book by the rows of the cube and value it at today's prices; `options` says how those settle."""
+def expose(
+    book: Book,
+    market: Market,
+    history: FactorHistory,
+    options: Options | None = None,
+    *,
+    like: "Exposures | None" = None,
+) -> Exposures:
+    """Number a matched book by the rows of the cube and value it at today's prices; `options` says how those settle.
+
+    `like` are exposures of the same book at other prices, of which what no price changes is taken.
+    """
     options = options or Options()
     chains = market_chains(book.instruments, market, window=options.settlement_window_minutes / MINUTES_A_YEAR)
     table = market.underlyings
@@ -135,6 +145,7 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
         equity = np.bincount(held.owners, held.amounts * price[held.columns], minlength=book.holders)
         equity = equity + np.bincount(owner, owned, minlength=book.holders)
     moves = held.columns < len(assets)
+    like = like if like is not None and np.array_equal(like.listed, listed) else None
     return Exposures(
         listed=listed,
         instruments=InstrumentArrays(underlying, quote, settle, basis, style, multiplier, blocks),
@@ -146,7 +157,9 @@ def expose(book: Book, market: Market, history: FactorHistory, options: Options 
             liquidity=market_liquidity(known, market, listed),
             quality=price_quality(market, known.ids[listed].tolist()),
         ),
-        positions=entries(owner, row, quantity, book.holders),
+        positions=like.positions
+        if like is not None and np.array_equal(like.listed, listed)
+        else entries(owner, row, quantity, book.holders),
         collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], book.holders),
         orders=_open_orders(book, row_of, mark, price, settle, style, multiplier),
         equity=equity,

@@ -142,9 +142,11 @@ def _epochs(folder: Path, out: Path) -> None:
 
     drawn = pictures()
     given, found = _with_bar("epochs", lambda progress: epochs.run(folder, out, told=progress))
-    picture = partial(drawn.through_epochs, epochs.through(found), list(epochs.MODELS))
-    text = epochs.report(given, found)
-    write_files({out / "epochs.md": _text(text), out / "epochs_october_2025.png": picture})
+    files: dict[Path, Callable[[Path], object]] = {out / "epochs.md": _text(epochs.report(given, found))}
+    for side, each in found.items():
+        picture = partial(drawn.through_epochs, epochs.through(each), list(epochs.MODELS))
+        files[out / f"epochs_{side}.png"] = picture
+    write_files(files)
     typer.echo(f"Wrote {out / 'epochs.md'}")
 
 

@@ -4,7 +4,8 @@ The accounts are those of February 2026 carried back: at the start every positio
 its value, hence its equity ratio. Index prices are hourly closes of perpetuals (of spot where there are none), marks
 those of the venue with the most volume where it has any. A coin without bars moves by its proxy (BTC) times a beta, in
 what happens as in what is feared. Volumes, spreads and confidences of those days are not known: what closing costs and
-how good prices are is not charged.
+how good prices are is not charged. The same accounts stand on the other side of every position once more: those who
+rank first in February are short, and whoever was long that day is on the other side.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +24,9 @@ from marginax_calibration.studies.baselines import markdown
 from marginax_calibration.studies.dynamic import Settings, variant
 from marginax_calibration.studies.histories import read
 
-START, END = datetime(2025, 10, 10, tzinfo=UTC), datetime(2025, 10, 12, tzinfo=UTC)
+START, END = datetime(2025, 10, 10, 6, tzinfo=UTC), datetime(2025, 10, 11, 6, tzinfo=UTC)
+# A year and a quarter of hours, with 5 August 2024 in it.
+BEGIN = datetime(2024, 7, 1, tzinfo=UTC)
 # The bar of the hour from 21:00 is stamped at its end.
 CRASH = datetime(2025, 10, 10, 22, tzinfo=UTC)
 HOURLY = "crypto_intraday/binance_1h_2023_2026"
@@ -45,6 +48,8 @@ MODELS: Mapping[str, tuple[str, Settings]] = {"dynamic": ("dynamic", HOURS), "st
 CALLS: tuple[Policy, ...] = ("paid", "closed")
 MILLION = 1e6
 HOUR = timedelta(hours=1)
+# The accounts as they are, and on the other side of each of their positions.
+SIDES: Mapping[str, float] = {"held": 1.0, "reversed": -1.0}
 Found = dict[tuple[str, Policy], Replayed]
 
 
@@ -62,14 +67,14 @@ class Carried:
         return mx.read_book(**self.book), mx.read_market(**self.market, as_of=START)
 
 
-def carried_back(folder: Path) -> Carried:
-    """The accounts with their positions at the prices of the start; raises BadInput for a file that is not there."""
+def carried_back(folder: Path, *, side: float = 1.0) -> Carried:
+    """The accounts with `side` times their positions at the prices of the start; raises BadInput for a missing file."""
     prices, marks = closes(folder), mark_closes(folder)
     thousands = pl.col("coin").str.contains("^k[A-Z]")
     positions = read(folder, POSITIONS).with_columns(
         instrument_id=pl.format("{}-PERP", "coin"),
         underlying=pl.when(thousands).then(pl.col("coin").str.slice(1)).otherwise("coin"),
-        value=pl.when(pl.col("side") == "Long").then(1.0).otherwise(-1.0) * pl.col("position_value_usd"),
+        value=pl.when(pl.col("side") == "Long").then(1.0).otherwise(-1.0) * side * pl.col("position_value_usd"),
     )
     start = prices.filter(pl.col("time") == START)
     coins = positions["underlying"].unique().sort()
@@ -118,7 +123,7 @@ def carried_back(folder: Path) -> Carried:
                 proxy_beta=pl.col("underlying").replace_strict(BETAS, default=None, return_dtype=pl.Float64),
             ),
             "history": prices.filter(
-                (pl.col("time") <= START) & pl.col("underlying").is_in(index["underlying"].implode())
+                pl.col("time").is_between(BEGIN, START) & pl.col("underlying").is_in(index["underlying"].implode())
             ),
         },
         bars=bars.filter((pl.col("time") > START) & (pl.col("time") <= END)),
@@ -151,25 +156,37 @@ def mark_closes(folder: Path) -> pl.DataFrame:
     return rows.select(time, underlying="symbol", price="close").drop_nulls().sort("underlying", "time")
 
 
-def run(folder: Path, out: Path, *, told: Callable[[str, int, int], None] | None = None) -> tuple[Carried, Found]:
-    """Replay the accounts under every model and policy, each into a folder of its own below `out`, going on where an
-    earlier run was interrupted. `told` is called with the model, epochs done and in all."""
-    given = carried_back(folder)
-    book, market = given.read()
-    found: Found = {}
-    for name, (preset, settings) in MODELS.items():
-        model = variant(settings, preset=preset)
-        for calls in CALLS:
-            place = out / f"epochs_{name}_{calls}"
-            progress = None if told is None else partial(told, f"{name}, {calls}")
-            found[name, calls] = replay(
-                book, market, given.bars, model, out=place, calls=calls, go_on=True, progress=progress
-            )
+def run(
+    folder: Path, out: Path, *, told: Callable[[str, int, int], None] | None = None
+) -> tuple[Carried, dict[str, Found]]:
+    """Replay the accounts, on either side, under every model and policy, each into a folder of its own below `out`,
+    going on where an earlier run was interrupted. `told` is called with the model, epochs done and in all."""
+    found: dict[str, Found] = {}
+    for side, sign in SIDES.items():
+        given = carried_back(folder, side=sign)
+        book, market = given.read()
+        found[side] = {}
+        for name, (preset, settings) in MODELS.items():
+            model = variant(settings, preset=preset)
+            for calls in CALLS:
+                place = out / f"epochs_{side}_{name}_{calls}"
+                progress = None if told is None else partial(told, f"{side}, {name}, {calls}")
+                found[side][name, calls] = replay(
+                    book, market, given.bars, model, out=place, calls=calls, every=6, go_on=True, progress=progress
+                )
     return given, found
 
 
-def report(given: Carried, found: Found) -> str:
+def report(given: Carried, found: Mapping[str, Found]) -> str:
     """What was asked, called and lost through time, and in all, as Markdown; amounts in USD million."""
+    parts = [f"{_facts(given)}\n"]
+    for side, each in found.items():
+        parts.append(f"### The positions {side}, hour by hour\n\n{hours(each)}\n\n{totals(each)}\n")
+    return "\n".join(parts)
+
+
+def hours(found: Found) -> str:
+    """The hours around the crash, a row each."""
     rows: dict[str, list[str]] = {}
     for time in found["dynamic", "paid"].epochs["time"]:
         if not CRASH - 5 * HOUR <= time <= CRASH + 6 * HOUR:
@@ -181,12 +198,13 @@ def report(given: Carried, found: Found) -> str:
             )
             cells += [
                 f"{paid['initial_margin'] / MILLION:.1f}",
-                f"{paid['new_calls']}, {paid['call'] / MILLION:.2f}",
+                f"{paid['below_maintenance']}, {paid['call'] / MILLION:.2f}",
+                f"{(paid['expected_bad_debt'] or 0.0) / MILLION:.3f}",
                 f"{closed['closed']}, {closed['written_off'] / MILLION:.2f}",
             ]
         rows[f"{time:%d %H:%M}"] = cells
-    titles = [f"{name}: {what}" for name in MODELS for what in ("initial", "calls", "closed")]
-    return f"{markdown(titles, rows)}\n\n{totals(found)}\n\n{_facts(given)}\n"
+    titles = [f"{name}: {what}" for name in MODELS for what in ("initial", "calls", "bad debt", "closed")]
+    return markdown(titles, rows).replace("| model |", "| October, UTC |", 1)
 
 
 def totals(found: Found) -> str:
@@ -218,7 +236,7 @@ def totals(found: Found) -> str:
 
 
 def through(found: Found) -> pl.DataFrame:
-    """time, model, figure, value (USD million): what the picture shows."""
+    """time, model, figure, value (USD million): what a picture shows."""
     parts = []
     for name in MODELS:
         paid, closed = (found[name, calls].epochs for calls in CALLS)

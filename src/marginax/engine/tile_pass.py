@@ -19,6 +19,8 @@ from marginax_kernels.streams import run_streams, stream_devices
 
 # A tile's losses of a thousand scenarios stay in a core's cache.
 ROWS = 128
+# Programs that passes of this process have compiled: a market that is followed asks for the same at every bar.
+_MET: set[Any] = set()
 
 
 class TilePass:
@@ -37,6 +39,8 @@ class TilePass:
             model, prepared = jax.tree.map(self._narrow, (model, prepared))
             here = (model, jax.tree.map(np.asarray, _complete(model, prepared)))
             placed = {device: jax.device_put(here, device) for device in set(self._devices)}
+        leaves, structure = jax.tree.flatten(here)
+        self._program = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(self._devices))
         self._placed = [placed[device] for device in self._devices]
 
     def over(self, exposures: Exposures) -> "TilePass":
@@ -52,12 +56,14 @@ class TilePass:
         return exposures.of(exposures.positions, exposures.collateral, exposures.equity)
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
-        """Compile every shape these accounts need, streams side by side, on tiles without accounts."""
+        """Compile every shape these accounts need and no pass before had, streams side by side, on tiles without
+        accounts."""
         nobody = accounts[:0]
-        cuts = self._cut(accounts)
-        shapes = dict.fromkeys(part.shape for part in cuts)
-        for _ in self._stream((Cut(nobody, *shape) for shape in shapes), _margin):
+        shapes = dict.fromkeys(part.shape for part in self._cut(accounts))
+        new = [shape for shape in shapes if (self._program, shape) not in _MET]
+        for _ in self._stream((Cut(nobody, *shape) for shape in new), _margin):
             pass
+        _MET.update((self._program, shape) for shape in new)
 
     def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Any]]:
         """The model's margins and totals for each tile over these accounts."""

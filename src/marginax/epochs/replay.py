@@ -7,10 +7,10 @@ that an epoch costs the same however long the history was, and memory does not g
 that was interrupted is resumed and gives the same files to the bit.
 """
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,13 +21,14 @@ import polars as pl
 from marginax.book import Book, assemble
 from marginax.config import Config
 from marginax.engine import LiveMargin, follow, resume
-from marginax.engine.figures import finite
-from marginax.engine.live_file import numbers_digest
-from marginax.engine.margin_book import Progress
+from marginax.engine.figures import finite, margins_table
+from marginax.engine.live import Bound
+from marginax.engine.margin_book import Progress, one_pass
 from marginax.epochs.bars import Bars, Epoch, read_bars
 from marginax.epochs.calls import POLICIES, Ledger, Policy, book_after, entered
-from marginax.epochs.files import FORMAT, Unfinished, unfinished
+from marginax.epochs.files import Unfinished, unfinished
 from marginax.epochs.prices import begun, moved, moves_of
+from marginax.epochs.record import begun_with, manifest_of
 from marginax.epochs.rows import told
 from marginax.interrupts import stop_if_interrupted
 from marginax.market import Market
@@ -37,8 +38,6 @@ from marginax.sections import Engine
 from marginax.tables.door import OnError
 from marginax.tables.findings import find, raise_findings
 from marginax.tables.read import Source
-
-PACKAGES = ("marginax", "jax", "numpy", "polars", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,15 @@ class _Along:
     calls: Policy
     engine: Engine | None
     on_error: OnError
-    seconds: list[dict[str, float]] = field(default_factory=list)
+    # Of the last epochs alone: what is kept does not grow with their number.
+    seconds: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=1_000))
+    first: float | None = None
 
     def __post_init__(self) -> None:
         self.moves = moves_of(self.live, self.bars.marked)
         self.keys = holder_keys(self.book)
         self._ledger: Ledger | None = None
+        self._bound: Bound | None = None
         self._held = self.book
 
     def begin(self) -> _Kept:
@@ -106,13 +108,32 @@ class _Along:
         clock.append(perf_counter())
         live = replace(kept.live, book=self._book(kept.ledger)).at(market, brought=epoch.underlyings)
         clock.append(perf_counter())
-        result = live.margins(engine=self.engine, on_error=self.on_error)
+        within = {"started": clock[-1]}
+        ready, bound = live.ready(engine=self.engine, on_error=self.on_error, before=self._bound, clock=within)
+        matched, exposures = bound.matched, bound.exposures
+        passed = one_pass(ready, matched, exposures, clock=within)
+        figures, statuses, manual = passed.figures, passed.statuses, passed.manual
+        table = margins_table(matched, exposures, live.model.name, figures, statuses, ready.scenarios, manual)
         clock.append(perf_counter())
-        said = told(result, kept.ledger, self.calls, keys=self.keys, time=epoch.time, prices=len(epoch.underlyings))
+        said = told(
+            table,
+            kept.ledger,
+            self.calls,
+            keys=self.keys,
+            time=epoch.time,
+            prices=len(epoch.underlyings),
+            bad_debt=finite(figures.uncovered @ ready.scenarios.weights),
+        )
+        self._bound = bound
         ledger = kept.ledger.after(self.calls, said.equity, said.call)
         clock.append(perf_counter())
         stages = {name: clock[k + 1] - clock[k] for k, name in enumerate(("market", "filters", "margins", "rows"))}
-        self.seconds.append({"epoch": clock[-1] - clock[0], **stages, **result.manifest["seconds"]})
+        steps = list(within.items())
+        stages |= {name: late - early for (_, early), (name, late) in pairwise(steps)}
+        if self.first is None:
+            self.first = clock[-1] - clock[0]
+        else:
+            self.seconds.append({"epoch": clock[-1] - clock[0], **stages})
         return _Kept(kept.done + 1, live, ledger, (*kept.epochs, said.epoch), (*kept.holders, said.holders))
 
     def _book(self, ledger: Ledger) -> Book:
@@ -161,7 +182,7 @@ def replay(
     given = read_bars(bars, live, on_error=on_error)
     live = begun(replace(live, book=entered(_unexpired(book, given), market)), given.marked)
     along = _Along(live.book, given, live, calls, engine, on_error)
-    with unfinished(place, _begun_with(book, market, given, live, calls, engine), go_on=go_on) as run:
+    with unfinished(place, begun_with(book, market, given, live, calls, engine), go_on=go_on) as run:
         kept = along.taken_up(run)
         try:
             for epoch in given.from_epoch(kept.done):
@@ -177,8 +198,8 @@ def replay(
                 run.keep(kept.done, kept.live, kept.ledger, kept.epochs, kept.holders)
             raise
         told_of = run.epochs()
-        manifest = _manifest(book, market, given, live, calls, told_of, engine)
-        manifest["seconds"] = _seconds(along.seconds, perf_counter() - started)
+        manifest = manifest_of(book, market, given, live, calls, told_of, engine)
+        manifest["seconds"] = _seconds(along, perf_counter() - started)
         aside = pl.concat([table.quarantine for table in (*book.tables.values(), *market.tables.values(), given.table)])
         manifest = run.finish(place, {**manifest, **(record or {})}, aside)
     return Replayed(place, manifest, told_of)
@@ -216,82 +237,13 @@ def _unexpired(book: Book, bars: Bars) -> Book:
     return assemble({**tables, **{name: tables[name].of(rows) for name, rows in idle.items()}}, "raise")
 
 
-def _begun_with(
-    book: Book, market: Market, bars: Bars, live: LiveMargin, calls: Policy, engine: Engine | None
-) -> dict[str, Any]:
-    """Everything that the rows of a replay hang on."""
-    model = live.model
-    sections = model.settings.model_dump(
-        mode="json", exclude={"run", "engine", "replay", "price_checks", "publication"}
-    )
-    settings = engine or model.settings.engine
-    tables = {**book.tables, **market.tables, "bars": bars.table}
-    return {
-        "format": FORMAT,
-        **{f"versions.{name}": version(name) for name in PACKAGES},
-        "model": model.name,
-        "numbers": numbers_digest(model),
-        "seed": live.seed,
-        "calls": calls,
-        "as_of": market.as_of.isoformat(),
-        "currency": market.currency,
-        **{f"engine.{name}": getattr(settings, name) for name in ("precision", "dense_width")},
-        **{f"configuration.{name}": value for name, value in sections.items()},
-        **{f"inputs.{name}": sorted(table.digests.values()) for name, table in tables.items() if table.digests},
-    }
-
-
-def _manifest(
-    book: Book,
-    market: Market,
-    bars: Bars,
-    live: LiveMargin,
-    calls: Policy,
-    epochs: pl.DataFrame,
-    engine: Engine | None,
-) -> dict[str, Any]:
-    """How the rows came, and what they come to."""
-    settings = live.model.settings.model_copy(update={"engine": engine or live.model.settings.engine})
-    tables = {**book.tables, **market.tables, "bars": bars.table}
-    at = int(epochs["initial_margin"].arg_max() or 0)
-    return {
-        "format": FORMAT,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "model": live.model.name,
-        "seed": live.seed,
-        "currency": market.currency,
-        "calls": calls,
-        "configuration": settings.model_dump(mode="json", by_alias=True, exclude={"run"}),
-        "inputs": {name: table.record for name, table in tables.items() if table.digests},
-        "epochs": {
-            "count": len(bars),
-            "begun_at": market.as_of.isoformat(),
-            "first": bars.time(0).isoformat(),
-            "last": bars.time(len(bars) - 1).isoformat(),
-            "rows_not_later_than_the_market": bars.left_out,
-            "underlyings_without_bars": list(bars.without),
-        },
-        "totals": {
-            "initial_margin_first": finite(epochs["initial_margin"][0]),
-            "initial_margin_highest": finite(epochs["initial_margin"][at]),
-            "highest_at": epochs["time"][at].isoformat(),
-            "initial_margin_last": finite(epochs["initial_margin"][-1]),
-            "new_calls": int(epochs["new_calls"].sum()),
-            "new_call": finite(float(epochs["new_call"].to_numpy().sum())),
-            "largest_shortfall": finite(float(epochs["shortfall"].to_numpy().max())),
-            "written_off": finite(float(epochs["written_off"].to_numpy().sum())),
-        },
-        "accounts_without_margin": int(epochs["without_margin"].to_numpy().max()),
-    }
-
-
-def _seconds(taken: Sequence[Mapping[str, float]], whole: float) -> dict[str, Any]:
+def _seconds(along: _Along, whole: float) -> dict[str, Any]:
     """What this process took: in all, for its first epoch (compiling), and the median of the others, by stage."""
     found: dict[str, Any] = {"total": round(whole, 6), "first_epoch": None, "an_epoch": None, "stages": {}}
-    if taken:
-        found["first_epoch"] = round(taken[0]["epoch"], 6)
-    if len(taken) > 1:
-        stages = {name: round(float(np.median([each[name] for each in taken[1:]])), 6) for name in taken[-1]}
+    if along.first is not None:
+        found["first_epoch"] = round(along.first, 6)
+    if along.seconds:
+        names = along.seconds[-1]
+        stages = {name: round(float(np.median([each[name] for each in along.seconds])), 6) for name in names}
         found |= {"an_epoch": stages.pop("epoch"), "stages": stages}
     return found

@@ -9,9 +9,8 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from marginax.engine import Result
 from marginax.engine.tally import closest
 from marginax.epochs.calls import Ledger, Policy
 from marginax.tables.schemas import UTC_TIME
@@ -63,12 +62,22 @@ class Told:
     call: Float64[np.ndarray, " holders"]
 
 
-def told(result: Result, ledger: Ledger, policy: Policy, *, keys: pl.DataFrame, time: datetime, prices: int) -> Told:
-    """The rows of an epoch from its margins; `ledger` is that of before, `keys` names the holders of the beginning by
-    account_id and instrument_id, in order; `prices` is how many index prices the bar brought."""
-    rows = pl.concat([result.margins, result.isolated], how="diagonal")
-    place = {key: k for k, key in enumerate(keys.select("account_id", "instrument_id").iter_rows())}
-    at = np.array([place[key] for key in rows.select("account_id", "instrument_id").iter_rows()], np.int64)
+def told(
+    rows: pl.DataFrame,
+    ledger: Ledger,
+    policy: Policy,
+    *,
+    keys: pl.DataFrame,
+    time: datetime,
+    prices: int,
+    bad_debt: float | None,
+) -> Told:
+    """What is told of an epoch, from a row of margins for each holder (`engine.figures.margins_table`).
+
+    `ledger` is that of before, `keys` names the holders of the beginning by account_id and instrument_id, in order;
+    `prices` is how many index prices the bar brought, `bad_debt` the mean loss beyond equity over the scenarios.
+    """
+    at = _places(rows, keys)
     able = rows["initial_margin"].is_not_null().to_numpy()
     call = np.where(able, rows["call"].fill_null(0.0).to_numpy(), np.nan)
     equity = np.where(able, rows["equity"].cast(pl.Float64).fill_null(np.nan).to_numpy(), np.nan)
@@ -79,11 +88,10 @@ def told(result: Result, ledger: Ledger, policy: Policy, *, keys: pl.DataFrame, 
     sums = rows.filter(pl.Series(able))
     worst = closest(sums)
     ratio = worst["margin_ratio"][0] if worst.height else None
-    mean = result.manifest["uncovered_loss"].get("mean")
     epoch = {
         "time": time,
         "prices": prices,
-        "accounts": result.margins.height,
+        "accounts": int(rows["instrument_id"].null_count()),
         "without_margin": int((~able).sum()),
         **{name: float(sums[name].sum()) for name in ("equity", "initial_margin", "maintenance_margin")},
         "below_maintenance": int(owes.sum()),
@@ -95,7 +103,7 @@ def told(result: Result, ledger: Ledger, policy: Policy, *, keys: pl.DataFrame, 
         "closed": int(ends.sum()),
         "written_off": float(missing[ends].sum()),
         "expected_below_zero": float(sums["stress_score"].fill_null(0.0).sum()),
-        "expected_bad_debt": mean,
+        "expected_bad_debt": bad_debt,
         "worst_accounts": worst["account_id"].to_list(),
         "worst_ratio": ratio,
     }
@@ -110,3 +118,14 @@ def told(result: Result, ledger: Ledger, policy: Policy, *, keys: pl.DataFrame, 
         holders.select(pl.col(name).cast(dtype) for name, dtype in HOLDERS.items()),
         *filled,
     )
+
+
+def _places(rows: pl.DataFrame, keys: pl.DataFrame) -> Int64[np.ndarray, " rows"]:
+    """The number of each row's holder at the beginning; isolated positions that were closed have no row any more."""
+    if rows.height == keys.height:
+        return np.arange(keys.height)
+    numbered = keys.with_row_index("place")
+    found = rows.select("account_id", "instrument_id").join(
+        numbered, on=["account_id", "instrument_id"], how="left", nulls_equal=True, maintain_order="left"
+    )
+    return found["place"].to_numpy().astype(np.int64)
