@@ -21,7 +21,7 @@ from marginax_kernels.streams import run_streams, stream_devices
 # A tile's losses of a thousand scenarios stay in a core's cache.
 ROWS = 128
 # What needs no loss is small however many accounts there are, and a call costs as much as a hundred of them.
-COST_ROWS = 1024
+COST_ROWS = 2048
 NO_GROUPS = Entries(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))
 
 # What a program takes beside a tile, made of it on the host.

@@ -247,8 +247,8 @@ class DynamicCharges(ExpectedShortfall):
         total = scaled = unhedging = None
         if self.needs_groups:
             total, scaled = standalone(prepared.units, prepared.scale, tile, groups)
-        if self.collateral.wrong_way is not None and has_collateral(tile):
-            unhedging = self.collateral.unhedging(prepared.units, tile)
+        if self.collateral.wrong_way is not None:
+            unhedging = self.collateral.unhedging(prepared.units, tile) if has_collateral(tile) else none
         parts = {"haircut": held_amounts(prepared.haircuts, tile)}
         parts |= dict.fromkeys(("concentration", "liquidity", "oracle"), none)
         if has_collateral(tile):
