@@ -1,11 +1,12 @@
-"""What the dynamic margin costs beside the plain one: a pass over two kinds of book, and a new bar of 500 factors.
+"""What the dynamic margin costs beside the plain one: a pass over three kinds of book, and a new bar of 500 factors.
 
 Both models take 1,000 filtered scenarios, VaR and ES at 1 % and a charge at 2.5 %, in float32 on all cores; the
 dynamic ones have 250 stressed scenarios beside. `preset` is the preset `dynamic`, `every_part` has the correlation
-break and the tools too, `without_dependence` neither those nor what closing and prices cost. `linear` has 0.3 groups an account (two positions in one coin), `lone` none,
-`options` three (eight options on each of three coins). Both ask the whole-book kernel for tails; `tile_by_tile` is
-`every_part` as a model has it that sees losses. Passes are timed in turn, medians told; the dependence charge is
-checked against a loop that masks every underlying before any clock starts.
+break and the tools too, `without_dependence` neither those nor what closing and prices cost. All ask the whole-book
+kernel for tails; `tile_by_tile` is `every_part` as a model has it that sees losses. `lone` holds one position in each
+of seven coins, `linear` two in one of them for three accounts in ten, `options` eight options on each of three coins.
+Passes are timed in turn, medians told; the dependence charge is checked against a loop that masks every underlying
+before any clock starts.
 """
 
 import sys
