@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int64
 
+from marginax.book import Entries
 from marginax.engine.compilation import WIDE_VECTORS
 from marginax.engine.tiles import Cut, build, cut
 from marginax.exposures import Exposures
@@ -21,6 +22,12 @@ from marginax_kernels.streams import run_streams, stream_devices
 ROWS = 128
 # Programs that passes of this process have compiled: a market that is followed asks for the same at every bar.
 _MET: set[Any] = set()
+# What needs no loss is small however many accounts there are, and a call costs as much as a hundred of them.
+COST_ROWS = 2048
+NO_GROUPS = Entries(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))
+
+# What a program takes beside a tile, made of it on the host.
+More = Callable[[Tile, Cut], np.ndarray]
 
 
 class TilePass:
@@ -58,12 +65,8 @@ class TilePass:
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile every shape these accounts need and no pass before had, streams side by side, on tiles without
         accounts."""
-        nobody = accounts[:0]
-        shapes = dict.fromkeys(part.shape for part in self._cut(accounts))
-        new = [shape for shape in shapes if (self._program, shape) not in _MET]
-        for _ in self._stream((Cut(nobody, *shape) for shape in new), _margin):
+        for _ in self._stream(self._unmet(_margin, accounts), _margin):
             pass
-        _MET.update((self._program, shape) for shape in new)
 
     def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Any]]:
         """The model's margins and totals for each tile over these accounts."""
@@ -73,15 +76,44 @@ class TilePass:
         """The model's attribution for each tile over these accounts."""
         return self._stream(self._cut(accounts), _attribute)
 
-    def _cut(self, accounts: np.ndarray) -> Iterator[Cut]:
-        return cut(self._exposures, accounts, tile_rows=self._rows, scenarios=self._scenarios)
+    def compile_costs(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
+        """Compile every shape that `costs` of these accounts needs and no pass before had, on tiles without accounts."""
+        for _ in self._stream(self._unmet(_costs, accounts, COST_ROWS), _costs, self._numbers(NO_GROUPS)):
+            pass
 
-    def _stream(self, parts: Iterable[Cut], call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
+    def costs(self, accounts: Int64[np.ndarray, " accounts"], groups: Entries) -> Iterator[tuple[Cut, Any]]:
+        """What of the model's margins needs no loss, for each tile over these accounts; `groups` are by account numbers
+        of what it holds in one underlying, in the order of a tile's runs."""
+        return self._stream(self._cut(accounts, COST_ROWS), _costs, self._numbers(groups))
+
+    def _unmet(self, call: Callable[..., Any], accounts: np.ndarray, rows: int = 0) -> list[Cut]:
+        """A tile without accounts for each shape that no pass of this process has called this with."""
+        shapes = dict.fromkeys(part.shape for part in self._cut(accounts, rows))
+        new = [shape for shape in shapes if (call, self._program, shape) not in _MET]
+        _MET.update((call, self._program, shape) for shape in new)
+        return [Cut(accounts[:0], *shape) for shape in new]
+
+    def _cut(self, accounts: np.ndarray, rows: int = 0) -> Iterator[Cut]:
+        return cut(self._exposures, accounts, tile_rows=rows or self._rows, scenarios=self._scenarios)
+
+    def _numbers(self, groups: Entries) -> More:
+        """The numbers of a tile's runs; zero of those that are padding."""
+
+        def numbers(tile: Tile, part: Cut) -> np.ndarray:
+            own = groups.taken(part.accounts).amounts
+            return np.concatenate([own, np.zeros(len(tile.runs.start) - len(own))]).astype(self._dtype)
+
+        return numbers
+
+    def _stream(
+        self, parts: Iterable[Cut], call: Callable[..., Any], more: More | None = None
+    ) -> Iterator[tuple[Cut, Any]]:
         def work(stream: int, part: Cut) -> Any:
             with self._precision():
                 with np.errstate(over="ignore"):
                     tile = build(self._exposures, part, self._dtype)
-                answer = call(*self._placed[stream], tile)  # it runs where the model and the cube are
+                    given = () if more is None else (more(tile, part),)
+                answer = call(*self._placed[stream], tile, *given)  # it runs where the model and the cube are
                 return jax.tree.map(np.asarray, answer)
 
         return run_streams(work, parts, len(self._devices))
@@ -105,6 +137,11 @@ def _complete(model: MarginModel, prepared: Prepared) -> Prepared:
 @jax.jit
 def _margin(model: MarginModel, prepared: Prepared, tile: Tile) -> Any:
     return model.margin(prepared, tile)
+
+
+@jax.jit
+def _costs(model: MarginModel, prepared: Prepared, tile: Tile, groups: Any) -> Any:
+    return model.costs(prepared, tile, groups)
 
 
 @jax.jit
