@@ -77,7 +77,7 @@ class TilePass:
         return self._stream(self._cut(accounts), _attribute)
 
     def compile_costs(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
-        """Compile every shape that `costs` of these accounts needs and no pass before had, on tiles without accounts."""
+        """Compile every shape that `costs` of these accounts needs and no pass before had, on empty tiles."""
         for _ in self._stream(self._unmet(_costs, accounts, COST_ROWS), _costs, self._numbers(NO_GROUPS)):
             pass
 
