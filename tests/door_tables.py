@@ -104,7 +104,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "bars": {
         "time": T,
-        "underlying": "BTC",
+        "underlying": ["BTC", "ETH", "DOGE"],
         "instrument_id": ["A", "B", "C"],
         "price": 1.0,
     },
