@@ -24,6 +24,7 @@ from marginax.charge_sections import (
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
 from marginax.price_sections import PriceChecks, Publication
 from marginax.problems import BadInput, Problem, suggestion
+from marginax.score_sections import Score
 from marginax.sections import (
     Basis,
     Collateral,
@@ -92,6 +93,7 @@ class Config(Section):
     liquidity: Liquidity = Liquidity()
     limits: Limits = Limits()
     oracle: Oracle = Oracle()
+    score: Score = Score()
     price_checks: PriceChecks = PriceChecks()
     publication: Publication = Publication()
     replay: Replay = Replay()

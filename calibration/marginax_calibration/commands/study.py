@@ -12,11 +12,11 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines", "dynamic", "forecasts", "calibration")
+NAMES = ("baselines", "dynamic", "forecasts", "calibration", "scores")
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="baselines, dynamic, forecasts or calibration", metavar="STUDY")],
+    name: Annotated[str, typer.Argument(help="baselines, dynamic, forecasts, calibration or scores", metavar="STUDY")],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -24,7 +24,9 @@ def command(
             help="folder of the market data; default: $MARGINAX_SHARED/data, else ../shared/data", metavar="DIR"
         ),
     ] = None,
-    only: Annotated[str, typer.Option(help="histories, with commas between; default: all", metavar="NAMES")] = "",
+    only: Annotated[
+        str, typer.Option(help="histories, or accounts of `scores`, with commas between; default: all", metavar="NAMES")
+    ] = "",
     models: Annotated[
         str, typer.Option(help="models of `baselines`, with commas between", metavar="NAMES")
     ] = BY_DEFAULT,
@@ -36,10 +38,11 @@ def command(
     folder = data or Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
     if not folder.is_dir():
         raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
-    from marginax_calibration.studies import baselines, calibration
+    from marginax_calibration.studies import baselines, calibration, score_reliability
 
     check_outputs([], out)
-    there = list(calibration.PLANS if name == "calibration" else baselines.STUDIES)
+    own: dict[str, Sequence[str]] = {"calibration": list(calibration.PLANS), "scores": score_reliability.NAMES}
+    there = list(own.get(name, list(baselines.STUDIES)))
     wanted = names_in(only) or there
     unknown = [each for each in wanted if each not in there]
     if unknown:
@@ -52,6 +55,8 @@ def command(
         _calibration(folder, out, wanted)
     elif name == "dynamic":
         _dynamic(folder, out, wanted)
+    elif name == "scores":
+        _scores(folder, out, wanted)
     else:
         _baselines(folder, out, wanted, names_in(models), seed)
     return 0
@@ -180,6 +185,20 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
             text = calibration_frontier.report_of(judged, plan) + "\n"
             write_files({out / "calibration_frontier.png": picture, out / "calibration_frontier.md": _text(text)})
             typer.echo(f"Wrote {out / 'calibration_frontier.md'}")
+
+
+def _scores(folder: Path, out: Path, wanted: Sequence[str]) -> None:
+    from marginax.tables.results import write_files
+    from marginax_calibration.models import load_models
+    from marginax_calibration.studies import score_reliability
+
+    models = load_models(score_reliability.MODELS)
+    for name in wanted:
+        daily, accounts = _with_bar(name, partial(score_reliability.run, name, models, folder))
+        stem = f"scores_{name.replace(' ', '_')}"
+        text = score_reliability.report(name, daily, accounts)
+        write_files({out / f"{stem}.parquet": daily.write_parquet, out / f"{stem}.md": _text(text)})
+        typer.echo(f"Wrote {out / stem}.md")
 
 
 def _with_search(title: str, work: Callable[..., Any]) -> Any:

@@ -87,6 +87,9 @@ def command(
     seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw, before the configuration's")] = None,
     on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
     attribution: Annotated[bool, typer.Option(help="also write each position's share of the margin")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="also write stress scores, smoothed, and what is lost beyond equity")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON instead of a summary")] = False,
 ) -> int:
     """Margin every account of a book in files of your own (Parquet, CSV or Arrow IPC)."""
@@ -138,6 +141,7 @@ def command(
         parameters=parameters,
         on_error=on_error.value,
         attribution=attribution,
+        scores=scores,
         json=json,
         dataset=dataset,
         last={name: path for name, path in last.items() if path is not None},
@@ -188,6 +192,7 @@ def margin_files(
     parameters: dict[str, Any] | None = None,
     on_error: Literal["raise", "quarantine"] = "raise",
     attribution: bool = False,
+    scores: bool = False,
     json: bool = False,
     dataset: Path | None = None,
     last: dict[str, Path] | None = None,
@@ -237,6 +242,7 @@ def margin_files(
                 seed=settings.run.seed,
                 on_error=on_error,
                 attribution=attribution,
+                scores=scores,
                 record=beside,
                 publish=publish,
                 progress=progress,
@@ -248,7 +254,7 @@ def margin_files(
     result.manifest.update(beside)
     result.manifest.update(publish(result.manifest))
     stop_if_interrupted()
-    result.write(out, attribution=attribution)
+    result.write(out, attribution=attribution, scores=scores)
     _tell(result, out, json=json)
     return Exit.EXCEPTED if result.excepted else 0
 

@@ -105,6 +105,8 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
     for status in Status:
         if by_status[status.label]:
             console.print(f"{by_status[status.label]:>9,}  {status.label:<16}[dim]{status.meaning}[/dim]")
+    bands = [f"{counts:,} {band}" for band, counts in manifest["accounts"]["by_band"].items() if counts]
+    console.print(f"\nBy stress score: {', '.join(bands)}.")
     _print_notes(console, manifest)
     if tally.quarantined:
         were = "row was" if tally.quarantined == 1 else "rows were"

@@ -9,10 +9,12 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from marginax.book import Entries
+from marginax.engine.bands import bands
 from marginax.exposures import Exposures
 from marginax.match import Matched
 from marginax.models.protocol import Margin, Totals
 from marginax.scenarios.sets import ScenarioSet
+from marginax.score_sections import Score
 from marginax.status import Status
 from marginax.statuses import Statuses
 from marginax_kernels import expected_shortfall
@@ -95,10 +97,12 @@ def margins_table(
     statuses: Statuses,
     scenarios: ScenarioSet,
     manual: Manual | None,
+    score: Score,
 ) -> pl.DataFrame:
     """A row a holder, accounts first; what one has no figure for is null.
 
-    `instrument_id` is that of an isolated position, null for an account; `manual` is None where nobody adds anything.
+    `instrument_id` is that of an isolated position, null for an account; `manual` is None where nobody adds anything,
+    `score` says where bands begin.
     """
     able = figures.computed & ~statuses.excepted
     parts = {name: np.where(able, values, np.nan) for name, values in figures.parts.items()}
@@ -143,7 +147,7 @@ def margins_table(
         "es_std_error": np.where(able, figures.numbers["std_error"], np.nan),
         **parts,
         "stress_score": np.where(able, figures.numbers["stress_score"], np.nan),
-        "band": pl.repeat(None, count, eager=True, dtype=pl.String),
+        "band": bands(np.where(able, figures.numbers["stress_score"], np.nan), score),
         "worst_scenario": worst,
         "status": words[statuses.codes],
         "reason": statuses.reasons,

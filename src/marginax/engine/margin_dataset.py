@@ -1,7 +1,8 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
     DIR/manifest.json, options.parquet; checked_quotes.parquet and checked_underlyings.parquet where prices were checked
-    DIR/partition=00000/margins.parquet; isolated, attribution, breaches and quarantine.parquet where there are any
+    DIR/partition=00000/margins.parquet; isolated, attribution, scores, breaches and quarantine.parquet
+    where there are any
 
 The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
 """
@@ -44,7 +45,7 @@ from marginax.tables.results import MANIFEST, digest, write_parquet
 
 FORMAT = "marginax.margins/1"
 _MARKET = rf"{MANIFEST}|(options|checked_quotes|checked_underlyings)\.parquet"
-_TABLES = "margins|isolated|attribution|breaches|quarantine"
+_TABLES = "margins|isolated|attribution|scores|breaches|quarantine"
 _OURS = re.compile(rf"{_MARKET}|partition=\d{{5}}(/({_TABLES})\.parquet)?")
 
 
@@ -76,13 +77,15 @@ def margin_dataset(
     engine: Engine | None = None,
     on_error: OnError = "raise",
     attribution: bool = False,
+    scores: bool = False,
     record: Mapping[str, Any] | None = None,
     publish: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> DatasetResult:
     """Margin every account of a dataset, partition by partition, and write the results under `out`.
 
-    Arguments are those of `margin_book`; `attribution` writes each position's share too, `record` goes into the
+    Arguments are those of `margin_book`; `attribution` writes each position's share too, `scores` what
+    `Result.scores` tells, `record` goes into the
     manifest, and so does what `publish` makes of it before anything is written: what it raises stops the run. Raises
     BadInput as `margin_book` does, and where `out` holds what no such run wrote; then nothing is written. OSError where
     it cannot be written.
@@ -103,7 +106,7 @@ def margin_dataset(
             told = None if progress is None else _shifted(progress, done, dataset.record.accounts)
             result, ready = run.margin(part, ready, told)
             stop_if_interrupted()
-            outputs |= _write(result, folder, part.name, attribution)
+            outputs |= _write(result, folder, part.name, attribution, scores)
             tally = Tally.of(result) if tally is None else tally + Tally.of(result)
             done += part.accounts
             twice += result.manifest["data"]["balances_given_twice"]
@@ -194,7 +197,7 @@ def _check(folder: Path) -> None:
     check_ours(folder, _OURS, record=MANIFEST, format=FORMAT, maker="a margin of a dataset")
 
 
-def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[str, Any]:
+def _write(result: Result, folder: Path, name: str, attribution: bool, scores: bool) -> dict[str, Any]:
     (folder / name).mkdir()
     outputs = _written(result.margins, folder, f"{name}/margins.parquet")
     if result.isolated.height:
@@ -205,6 +208,8 @@ def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[s
         outputs |= _written(result.breaches, folder, f"{name}/breaches.parquet")
     if attribution:
         outputs |= _written(result.attribution(), folder, f"{name}/attribution.parquet")
+    if scores:
+        outputs |= _written(result.scores(), folder, f"{name}/scores.parquet")
     return outputs
 
 
@@ -223,7 +228,7 @@ def _manifest(last: Result, dataset: Dataset, record_hash: str, tally: Tally) ->
         **last.manifest,
         "inputs": inputs
         | {"dataset": {"sha256": {str(dataset.path / RECORD): record_hash}, "partitions": len(dataset)}},
-        "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status)},
+        "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status), "by_band": dict(tally.by_band)},
         "isolated": tally.isolated,
         "manual": dict(tally.manual),
         "totals": dict(tally.totals),

@@ -15,8 +15,10 @@ from jaxtyping import Float64
 
 from marginax.chains import VolatilitySource
 from marginax.config import Config
+from marginax.engine.bands import counts_by_band
 from marginax.engine.figures import MANUAL, Figures, Manual, finite, margins_table, uncovered_loss
 from marginax.engine.manual import manual_notes
+from marginax.engine.scores import ScoreGradient, score_gradient_of, scores_of
 from marginax.expiries import ForwardSource
 from marginax.exposures import Exposures
 from marginax.limits import breach_notes
@@ -87,7 +89,7 @@ class Result:
     ) -> "Result":
         """The tables and the manifest from what a run computed; `read` are tables that only some models read."""
         model, scenarios = ready.model.name, ready.scenarios
-        table = margins_table(matched, exposures, model, figures, statuses, scenarios, manual)
+        table = margins_table(matched, exposures, model, figures, statuses, scenarios, manual, settings.score)
         margins, isolated = table.head(len(matched.book)).drop("instrument_id"), table.slice(len(matched.book))
         able = table.filter(pl.col("initial_margin").is_not_null())
         window = settings.options.settlement_window_minutes / MINUTES_A_YEAR
@@ -117,7 +119,11 @@ class Result:
             "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
             "limits": breach_notes(breaches),
-            "accounts": {"total": len(matched.book), "by_status": statuses.counts(len(matched.book))},
+            "accounts": {
+                "total": len(matched.book),
+                "by_status": statuses.counts(len(matched.book)),
+                "by_band": counts_by_band(margins),
+            },
             "isolated": isolated.height,
             "manual": manual_notes(matched, manual, 0.0 if manual is None else float(able[MANUAL].sum())),
             "totals": {
@@ -232,7 +238,26 @@ class Result:
             raise ValueError(f"{account} has no margin: {row['reason'][0]}")
         return self.attribution([account]).sort("total", descending=True)
 
-    def write(self, directory: str | Path, *, attribution: bool = False) -> Path:
+    def scores(self, accounts: list[str] | None = None) -> pl.DataFrame:
+        """One row for each account and isolated position: its stress score, and what costs a pass over losses to tell.
+
+        Columns: account_id, instrument_id (null for accounts), equity, cost_of_closing, stress_score,
+        stress_score_smooth (the same with each scenario counted by how far it is beyond, over `bandwidth` to either
+        side), bandwidth (account currency; null where nothing held can move), expected_shortfall_beyond_equity (the
+        mean of loss and cost of closing beyond equity, zero where they are not), shortfall_given_exhaustion (that over
+        the score), band, status. Figures are null for whom there is no margin. Raises KeyError for an account that is
+        not in the book.
+        """
+        return scores_of(self, self._exposures, accounts)
+
+    def score_gradient(self, account: str) -> ScoreGradient:
+        """How the smooth score of one account answers to its positions, to prices and to equity.
+
+        Raises KeyError for an account that is not in the book, ValueError with the reason for one without a margin.
+        """
+        return score_gradient_of(self, self._exposures, account)
+
+    def write(self, directory: str | Path, *, attribution: bool = False, scores: bool = False) -> Path:
         """Write margins.parquet, manifest.json, and what else there is, whole or not at all; returns the folder."""
         tables = {"margins": self.margins, **self.checked_prices}
         if self.isolated.height:
@@ -245,6 +270,8 @@ class Result:
             tables["breaches"] = self.breaches
         if attribution:
             tables["attribution"] = self.attribution()
+        if scores:
+            tables["scores"] = self.scores()
         return write_tables(directory, tables, self.manifest)
 
     def _attribution_rows(self, part: Any, shares: Parts) -> pl.DataFrame:

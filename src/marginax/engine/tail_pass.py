@@ -1,7 +1,7 @@
 """One pass over a book for models that ask for tails alone: no loss is stored, and no tile is the model's.
 
 Accounts go through `marginax_kernels.CubeTail` some ten thousand at a time, positions and collateral together; those
-with collateral that moves once more for their positions alone.
+with collateral that moves go once more for their positions alone, those that cost something to close for their score.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,16 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Float64, Int64
 
+from marginax.book import Entries
 from marginax.engine.tile_pass import TilePass
 from marginax.engine.tiles import Cut
 from marginax.exposures import Exposures
+from marginax.models.closing import exhausting_loss, stress_score
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tails, Totals
 from marginax.sections import Engine
-from marginax_kernels import CubeTail, native_path
+from marginax_kernels import BookTail, CubeTail, native_path
 
 # Accounts between two reports of progress; a book's tiles are cut within them.
 CHUNK = 32_768
@@ -74,9 +76,14 @@ class TailPass:
 
     def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
         """The model's attribution for each tile over these accounts."""
+        return self.tiles.attributions(accounts)
+
+    @property
+    def tiles(self) -> TilePass:
+        """The same pass tile by tile, for what looks at losses."""
         if self._tiles is None:
             self._tiles = TilePass(self._model, self._prepared, self._exposures, self._settings)
-        return self._tiles.attributions(accounts)
+        return self._tiles
 
     def _margins(self, accounts: np.ndarray) -> tuple[Margin, Totals]:
         held = self._exposures
@@ -88,9 +95,13 @@ class TailPass:
         if len(pledging):
             apart, alone = positions.taken(pledging), alone.copy()
             alone[:, pledging] = self._tails.of(apart.starts, apart.columns, apart.amounts).expected_shortfall
+        score = self._scores(found, positions, collateral, equity)
         joint = {
             tail: found._replace(
-                var=found.var[k], expected_shortfall=found.expected_shortfall[k], std_error=found.std_error[k]
+                var=found.var[k],
+                expected_shortfall=found.expected_shortfall[k],
+                std_error=found.std_error[k],
+                exceedance=score,
             )
             for k, tail in enumerate(self._asked)
         }
@@ -99,6 +110,22 @@ class TailPass:
         )
         assert found.venue_loss is not None
         return margin, Totals(found.venue_loss[None])
+
+    def _scores(
+        self, found: BookTail, positions: Entries, collateral: Entries, equity: Float64[np.ndarray, " accounts"]
+    ) -> Float[np.ndarray, " accounts"]:
+        """The stress score of each account; whom closing costs something goes through once more.
+
+        The venue's loss is that beyond equity, so that the first pass cannot be asked for the score as well.
+        """
+        assert found.exceedance is not None
+        closing = self._model.closing_of(self._prepared, positions, collateral)
+        beyond, paying = found.exceedance.copy(), np.flatnonzero(closing > 0)
+        if len(paying):
+            both = positions.taken(paying).beside(collateral.taken(paying))
+            limit = exhausting_loss(equity, closing)[paying]
+            beyond[paying] = self._tails.of(both.starts, both.columns, both.amounts, limit).exceedance
+        return stress_score(beyond, equity, positions.counts > 0)
 
 
 def book_pass(model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> "TilePass | TailPass":

@@ -21,8 +21,8 @@ CLOSEST = 5
 
 @dataclass(frozen=True)
 class Tally:
-    """Accounts by status; isolated positions; sums by part; how many of both are below zero, called, or without a
-    margin; rows set aside; limits.
+    """Accounts by status and by band; isolated positions; sums by part; how many of both are below zero, called,
+    or without a margin; rows set aside; limits.
 
     `closest` are rows of `margins`, those with the least equity over maintenance first.
     """
@@ -30,6 +30,7 @@ class Tally:
     accounts: int
     isolated: int
     by_status: Mapping[str, int]
+    by_band: Mapping[str, int]
     totals: Mapping[str, float | None]
     parts: Mapping[str, float]
     below_zero: int
@@ -50,6 +51,7 @@ class Tally:
             accounts=result.margins.height,
             isolated=result.isolated.height,
             by_status=result.manifest["accounts"]["by_status"],
+            by_band=result.manifest["accounts"]["by_band"],
             totals=result.manifest["totals"],
             parts=able.select(pl.col(name).sum() for name in result.parts).row(0, named=True),
             below_zero=able.filter(pl.col("equity") < 0).height,
@@ -68,6 +70,7 @@ class Tally:
             accounts=self.accounts + other.accounts,
             isolated=self.isolated + other.isolated,
             by_status={name: count + other.by_status[name] for name, count in self.by_status.items()},
+            by_band={name: count + other.by_band[name] for name, count in self.by_band.items()},
             totals={name: _sum(amount, other.totals[name]) for name, amount in self.totals.items()},
             parts={name: amount + other.parts[name] for name, amount in self.parts.items()},
             below_zero=self.below_zero + other.below_zero,

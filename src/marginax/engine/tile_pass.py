@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from marginax.engine.compilation import WIDE_VECTORS
-from marginax.engine.tiles import Cut, build, cut
+from marginax.engine.tiles import Cut, build, cut, padded
 from marginax.exposures import Exposures
 from marginax.models.protocol import MarginModel, Parts, Prepared, Tile
 from marginax.sections import Engine
@@ -67,15 +67,32 @@ class TilePass:
         """The model's attribution for each tile over these accounts."""
         return self._stream(self._cut(accounts), _attribute)
 
+    def answers(
+        self, accounts: Int64[np.ndarray, " accounts"], question: Callable[..., Any], *columns: np.ndarray
+    ) -> Iterator[tuple[Cut, Any]]:
+        """What `question(model, prepared, tile, *columns)` finds of each tile over these accounts.
+
+        `columns` have a number for each holder of the book; a tile gets those of its rows, and zeros for padding.
+        """
+        return self._stream(self._cut(accounts), question, columns)
+
+    @property
+    def tiles(self) -> "TilePass":
+        """Itself."""
+        return self
+
     def _cut(self, accounts: np.ndarray) -> Iterator[Cut]:
         return cut(self._exposures, accounts, tile_rows=self._rows, scenarios=self._scenarios)
 
-    def _stream(self, parts: Iterable[Cut], call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
+    def _stream(
+        self, parts: Iterable[Cut], call: Callable[..., Any], columns: tuple[np.ndarray, ...] = ()
+    ) -> Iterator[tuple[Cut, Any]]:
         def work(stream: int, part: Cut) -> Any:
             with self._precision():
                 with np.errstate(over="ignore"):
                     tile = build(self._exposures, part, self._dtype)
-                answer = call(*self._placed[stream], tile)  # it runs where the model and the cube are
+                    beside = [self._narrow(padded(column[part.accounts], part.rows)) for column in columns]
+                answer = call(*self._placed[stream], tile, *beside)  # it runs where the model and the cube are
                 return jax.tree.map(np.asarray, answer)
 
         return run_streams(work, parts, len(self._devices))

@@ -15,6 +15,7 @@ from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, sh
 from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.checks import CHARGES
+from marginax.models.closing import cost_of_closing, exhausting_loss, stress_score
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Parts, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioPrepared
@@ -102,17 +103,22 @@ class DynamicCharges(ExpectedShortfall):
         ratio = jnp.asarray(self.maintenance_ratio, charges.var.dtype)
         own_ratios = {**dict.fromkeys(IN_FULL, jnp.ones_like(ratio)), "orders": jnp.zeros_like(ratio)}
         ratios = tuple(own_ratios.get(name, ratio) for name in parts.names)
-        main = joint[:, : prepared.main]
+        limit = exhausting_loss(tile.equity, cost_of_closing(parts))
+        beyond = exceedance_probability(joint[:, : prepared.main], prepared.weights[: prepared.main], limit)
         margin = Margin(
             parts=parts,
             maintenance_ratios=ratios,
             var=charges.var,
             expected_shortfall=charges.shortfall,
             std_error=charges.std_error,
-            stress_score=exceedance_probability(main, prepared.weights[: prepared.main], tile.equity),
+            stress_score=stress_score(beyond, tile.equity, owes(tile)),
             worst_scenario=first_worst(joint),
         )
         return margin, Totals(uncovered(joint, tile.equity))
+
+    def closing(self, prepared: DynamicPrepared, tile: Tile) -> Float[Array, " accounts"]:  # type: ignore[override]
+        """What closing costs; a compiler leaves out all parts that do not."""
+        return cost_of_closing(self._parts(prepared, tile)[0])
 
     def _parts(self, prepared: DynamicPrepared, tile: Tile) -> tuple[Parts, Charges, Array]:
         """The parts by account, the figures of the joint loss, and that loss."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from marginax.book import Entries
 from marginax.config import Config
 from marginax.models.protocol import Margin, Tails, Tile
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
@@ -61,11 +62,14 @@ class ExpectedShortfall(ScenarioModel):
         error = figures.std_error if tells else np.full_like(figures.var, np.nan)
         alone, joint = tails.alone[self.charge_tail], charged.expected_shortfall
         charges = Charges(alone, joint, figures.var, figures.expected_shortfall, error)
-        held = tails.collateral
         with np.errstate(all="ignore"):  # what is beyond float64 becomes infinite, and its holder `numerical`
-            costs = np.asarray(prepared.haircuts)[held.columns] * np.maximum(held.amounts, 0)
-            haircut = np.bincount(held.owners, costs, minlength=len(alone))
+            haircut = _haircuts(prepared, tails.collateral)
             return self.requirement(charges, tails.has_positions, haircut, figures.exceedance, figures.worst_scenario)
+
+    def closing_of(self, prepared: ScenarioPrepared, positions: Entries, collateral: Entries) -> np.ndarray:
+        """The haircut of who has positions."""
+        with np.errstate(all="ignore"):
+            return np.where(positions.counts > 0, _haircuts(prepared, collateral), 0.0)
 
     def shares(self, prepared: ScenarioPrepared, tile: Tile) -> tuple[Array, Array]:
         """The tail mean of each position's own loss: shares of an expected shortfall sum to it."""
@@ -75,3 +79,9 @@ class ExpectedShortfall(ScenarioModel):
 def build(config: Config) -> ExpectedShortfall:
     """The model a configuration describes; what the entry point `expected_shortfall` names."""
     return ExpectedShortfall.from_config(config, name="expected_shortfall")
+
+
+def _haircuts(prepared: ScenarioPrepared, held: Entries) -> np.ndarray:
+    """What turning all collateral into money costs, debts aside; by account."""
+    costs = np.asarray(prepared.haircuts)[held.columns] * np.maximum(held.amounts, 0)
+    return np.bincount(held.owners, costs, minlength=len(held.counts))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from marginax.book import Entries
@@ -19,6 +20,7 @@ from marginax.history import FactorHistory
 from marginax.instruments import Instruments
 from marginax.known import KnownHistory
 from marginax.market import Market
+from marginax.models.closing import cost_of_closing
 from marginax.models.runs import Runs
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.filtering import FactorArrays
@@ -38,7 +40,8 @@ class Margin(eqx.Module):
 
     The initial requirement is the float64 sum of `parts`; the maintenance requirement is that of each part times its
     entry in `maintenance_ratios`. `var`, `expected_shortfall` and `std_error` (NaN where it means nothing) are at the
-    model's own tail; `stress_score` is the probability that the loss is greater than equity; `worst_scenario` an index.
+    model's own tail; `stress_score` is the probability that loss and cost of closing are
+    greater than equity (`marginax.models.closing`); `worst_scenario` an index.
     """
 
     parts: Parts
@@ -98,7 +101,7 @@ class Tile(eqx.Module):
 class Tails(NamedTuple):
     """Tails of what accounts hold, in place of their losses: NumPy arrays by account, at each of `asked_tails`.
 
-    `joint` is of positions and collateral together, with the account's equity as its amount; `alone` is the expected
+    `joint` is of positions and collateral together, its `exceedance` the stress score; `alone` is the expected
     shortfall of the positions; `collateral` the assets that move, in rows of the cube.
     """
 
@@ -200,6 +203,14 @@ class MarginModel(eqx.Module):
     def margin_of(self, prepared: Any, tails: Tails) -> Margin:
         """`margin` from the tails of what accounts hold, on the host; asked only where `asked_tails` names any."""
         raise NotImplementedError(f"`{self.name}` asks for no tails")
+
+    def closing(self, prepared: Any, tile: Tile) -> Float[Array, " accounts"]:
+        """What closing each account of a tile costs; traceable. By default those parts of `margin` that say so."""
+        return cost_of_closing(self.margin(prepared, tile)[0].parts)
+
+    def closing_of(self, prepared: Any, positions: Entries, collateral: Entries) -> Float[Any, " accounts"]:
+        """`closing` on the host, of what accounts hold; asked where `asked_tails` names any. By default nothing."""
+        return np.zeros(len(positions.counts))
 
     @abstractmethod
     def attribute(self, prepared: Any, tile: Tile) -> Parts:

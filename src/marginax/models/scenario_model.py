@@ -24,6 +24,7 @@ from marginax.known import KnownHistory
 from marginax.market import Market
 from marginax.market_sections import at_rows
 from marginax.models.checks import check_read, check_tail
+from marginax.models.closing import exhausting_loss, stress_score
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile, Totals
 from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncovered
 from marginax.options import OptionPricing
@@ -251,15 +252,16 @@ class ScenarioModel(MarginModel):
         positions, joint = tile_losses(prepared, tile)
         weights = prepared.weights
         charges = self.charges(prepared, tile, positions, joint, fitted)
-        haircut = held_amounts(prepared.haircuts, tile)
-        score = exceedance_probability(joint, weights, tile.equity)
-        margin = self.requirement(charges, owes(tile), haircut, score, first_worst(joint))
+        has, haircut = owes(tile), held_amounts(prepared.haircuts, tile)
+        beyond = exceedance_probability(joint, weights, exhausting_loss(tile.equity, jnp.where(has, haircut, 0)))
+        score = stress_score(beyond, tile.equity, has)
+        margin = self.requirement(charges, has, haircut, score, first_worst(joint))
         return margin, Totals(uncovered(joint, tile.equity))
 
     def requirement(self, charges: Charges, has: Any, haircut: Any, score: Any, worst: Any) -> Margin:
         """The four parts from the charges, who has positions, and what liquidation costs; of NumPy arrays or of JAX's.
 
-        `score` and `worst` are the probability of a loss beyond equity and the worst scenario.
+        `score` and `worst` are the stress score and the worst scenario.
         """
         array = charges.core.__array_namespace__()
         core = array.where(has, charges.core, 0)
@@ -276,6 +278,10 @@ class ScenarioModel(MarginModel):
             stress_score=score,
             worst_scenario=worst,
         )
+
+    def closing(self, prepared: ScenarioPrepared, tile: Tile) -> Float[Array, " accounts"]:
+        """The haircut of who has positions."""
+        return jnp.where(owes(tile), held_amounts(prepared.haircuts, tile), 0)
 
     @abstractmethod
     def shares(self, prepared: Any, tile: Tile) -> tuple[Array, Array]:

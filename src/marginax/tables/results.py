@@ -26,6 +26,7 @@ TABLES = (
     "isolated",
     "options",
     "attribution",
+    "scores",
     "breaches",
     "quarantine",
     "checked_quotes",
