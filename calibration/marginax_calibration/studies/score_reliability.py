@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from marginax.engine.bands import BANDS
 from marginax.models import MarginModel
+from marginax.score_sections import Score
 from marginax_calibration.calendar_groups import calendar_groups
 from marginax_calibration.portfolios import LINEAR_KINDS, venue_portfolios
 from marginax_calibration.prices import read_prices
-from marginax_calibration.reliability import Reliability, reliability
+from marginax_calibration.reliability import EDGES, Reliability, reliability
 from marginax_calibration.replay import Progress
 from marginax_calibration.score_replay import replay_scores
 from marginax_calibration.studies.histories import HISTORIES
@@ -57,13 +59,13 @@ def run(
     return pl.concat(parts), len(portfolios)
 
 
-def judged(daily: pl.DataFrame) -> dict[str, Reliability]:
-    """The reliability of each model."""
+def judged(daily: pl.DataFrame, edges: Sequence[float] = EDGES) -> dict[str, Reliability]:
+    """The reliability of each model, in bins between these edges."""
     found = {}
     for model in daily["model"].unique(maintain_order=True):
         mine = daily.filter(pl.col("model") == model)
         day = mine["date"].rank("dense").to_numpy().astype(np.int64)
-        found[model] = reliability(day, mine["score"].to_numpy(), mine["failed"].to_numpy())
+        found[model] = reliability(day, mine["score"].to_numpy(), mine["failed"].to_numpy(), edges=edges)
     return found
 
 
@@ -73,6 +75,7 @@ def report(name: str, daily: pl.DataFrame, accounts: int) -> str:
     first, last = (str(daily["date"].sort()[place]) for place in (0, -1))
     parts = [f"### {name}: {accounts} portfolios, {first} to {last}", brier_table(found)]
     parts += [f"`{model}`:\n\n{bin_table(each.bins)}" for model, each in found.items()]
+    parts.append(f"By band of the defaults:\n\n{band_table(judged(daily, (0.0, *Score().thresholds.values(), 1.0)))}")
     if name == ACCOUNTS:
         own = daily.filter(pl.col("equity") == pl.col("equity").max().over("portfolio"))
         parts.append(f"With the equity they had:\n\n{brier_table(judged(own))}")
@@ -104,6 +107,21 @@ def bin_table(bins: pl.DataFrame) -> str:
             _between(each["low"], each["high"]), "yes" if each["consistent"] else "no",
         ]
         for each in bins.iter_rows(named=True)
+    ]  # fmt: skip
+    return _markdown(titles, rows)
+
+
+def band_table(found: Mapping[str, Reliability]) -> str:
+    """What was scored and what failed in each band, a row for each model and band."""
+    titles = ("model, band", "rows", "days with failures", "mean score", "failed", "95 % interval")
+    named = dict(zip((0.0, *Score().thresholds.values()), BANDS, strict=True))
+    rows = [
+        [
+            f"`{model}` {named[one['low_edge']]}", f"{one['rows']:,}", f"{one['failing_days']:,}",
+            _share(one["mean_score"]), _share(one["failed"]), _between(one["low"], one["high"]),
+        ]
+        for model, each in found.items()
+        for one in each.bins.iter_rows(named=True)
     ]  # fmt: skip
     return _markdown(titles, rows)
 
