@@ -4,18 +4,21 @@
 unless said otherwise.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from marginax.book import Entries
 from marginax.config import Config
-from marginax.models.protocol import Margin, Tails, Tile
+from marginax.models.book_tails import MAIN, shortfall_alone
+from marginax.models.closing import exhausting_loss, stress_score
+from marginax.models.protocol import Holders, Margin, Question, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, shares_by
 from marginax_kernels import (
+    BookTail,
     expected_shortfall,
     expected_shortfall_error,
     expected_shortfall_scramble_error,
@@ -51,25 +54,43 @@ class ExpectedShortfall(ScenarioModel):
         return Charges(core, charge, var, shortfall, error)
 
     @property
-    def asked_tails(self) -> tuple[float, ...] | None:
-        """Its two tails; what inherits from this model charges more, and sees losses."""
-        return tuple(dict.fromkeys((self.tail, self.charge_tail))) if type(self) is ExpectedShortfall else None
+    def asks_tails(self) -> bool:
+        """Yes; what inherits from this model charges more, and says for itself."""
+        return type(self) is ExpectedShortfall
 
-    def margin_of(self, prepared: ScenarioPrepared, tails: Tails) -> Margin:
+    def questions(self, prepared: ScenarioPrepared) -> Mapping[str, Question]:
+        """Its two tails of all scenarios."""
+        return {MAIN: Question(prepared.cube, prepared.weights, self.tails, self.scrambles)}
+
+    @property
+    def tails(self) -> tuple[float, ...]:
+        """The tail of the figures, and that of the charge where it is another."""
+        return tuple(dict.fromkeys((self.tail, self.charge_tail)))
+
+    def margin_by_tails(self, prepared: ScenarioPrepared, holders: Holders) -> tuple[Margin, Totals]:
         """The same requirement and figures from the tails of what accounts hold."""
-        figures, charged = tails.joint[self.tail], tails.joint[self.charge_tail]
-        tells = self.independent or self.scrambles[0]
-        error = figures.std_error if tells else np.full_like(figures.var, np.nan)
-        alone, joint = tails.alone[self.charge_tail], charged.expected_shortfall
-        charges = Charges(alone, joint, figures.var, figures.expected_shortfall, error)
+        held, has = holders.collateral, holders.positions.counts > 0
         with np.errstate(all="ignore"):  # what is beyond float64 becomes infinite, and its holder `numerical`
-            haircut = _haircuts(prepared, tails.collateral)
-            return self.requirement(charges, tails.has_positions, haircut, figures.exceedance, figures.worst_scenario)
-
-    def closing_of(self, prepared: ScenarioPrepared, positions: Entries, collateral: Entries) -> np.ndarray:
-        """The haircut of who has positions."""
+            costs = np.asarray(prepared.haircuts)[held.columns] * np.maximum(held.amounts, 0)
+            haircut = np.bincount(held.owners, costs, minlength=len(has))
+            limit = exhausting_loss(holders.equity, np.where(has, haircut, 0))
+        charges, told = self.charges_by_tails(holders, limit)
+        assert told.venue_loss is not None
+        score = stress_score(told.exceedance, holders.equity, has)
         with np.errstate(all="ignore"):
-            return np.where(positions.counts > 0, _haircuts(prepared, collateral), 0.0)
+            margin = self.requirement(charges, has, haircut, score, told.worst_scenario)
+        return margin, Totals(told.venue_loss[None])
+
+    def charges_by_tails(self, holders: Holders, limit: Float[np.ndarray, " accounts"]) -> tuple[Charges, BookTail]:
+        """The charges of positions and of all that is held, and the kernel's answer of the latter beyond `limit`."""
+        told = holders.tails(MAIN, holders.positions.beside(holders.collateral), limit)
+        figures, charged = (self.tails.index(tail) for tail in (self.tail, self.charge_tail))
+        error = told.std_error[figures]
+        if not (self.independent or self.scrambles[0]):
+            error = np.full_like(error, np.nan)
+        alone = shortfall_alone(holders, MAIN, told)[charged]
+        shortfalls = told.expected_shortfall
+        return Charges(alone, shortfalls[charged], told.var[figures], shortfalls[figures], error), told
 
     def shares(self, prepared: ScenarioPrepared, tile: Tile) -> tuple[Array, Array]:
         """The tail mean of each position's own loss: shares of an expected shortfall sum to it."""
@@ -79,9 +100,3 @@ class ExpectedShortfall(ScenarioModel):
 def build(config: Config) -> ExpectedShortfall:
     """The model a configuration describes; what the entry point `expected_shortfall` names."""
     return ExpectedShortfall.from_config(config, name="expected_shortfall")
-
-
-def _haircuts(prepared: ScenarioPrepared, held: Entries) -> np.ndarray:
-    """What turning all collateral into money costs, debts aside; by account."""
-    costs = np.asarray(prepared.haircuts)[held.columns] * np.maximum(held.amounts, 0)
-    return np.bincount(held.owners, costs, minlength=len(held.counts))

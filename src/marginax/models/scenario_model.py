@@ -252,11 +252,11 @@ class ScenarioModel(MarginModel):
         positions, joint = tile_losses(prepared, tile)
         weights = prepared.weights
         charges = self.charges(prepared, tile, positions, joint, fitted)
-        has, haircut = owes(tile), held_amounts(prepared.haircuts, tile)
-        beyond = exceedance_probability(joint, weights, exhausting_loss(tile.equity, jnp.where(has, haircut, 0)))
-        score = stress_score(beyond, tile.equity, has)
+        haircut, has = held_amounts(prepared.haircuts, tile), owes(tile)
+        limit = exhausting_loss(tile.equity, jnp.where(has, haircut, 0))
+        score = stress_score(exceedance_probability(joint, weights, limit), tile.equity, has)
         margin = self.requirement(charges, has, haircut, score, first_worst(joint))
-        return margin, Totals(uncovered(joint, tile.equity))
+        return margin, Totals(uncovered(joint, limit))
 
     def requirement(self, charges: Charges, has: Any, haircut: Any, score: Any, worst: Any) -> Margin:
         """The four parts from the charges, who has positions, and what liquidation costs; of NumPy arrays or of JAX's.
