@@ -39,6 +39,7 @@ from marginax.sections import (
     StressEvent,
     Volatility,
 )
+from marginax.venue_sections import Venue
 
 DEFAULT_MODEL = "expected_shortfall"
 # Tables of their own in TOML, which the template shows as comments below their section.
@@ -92,6 +93,7 @@ class Config(Section):
     liquidity: Liquidity = Liquidity()
     limits: Limits = Limits()
     oracle: Oracle = Oracle()
+    venue: Venue = Venue()
     price_checks: PriceChecks = PriceChecks()
     publication: Publication = Publication()
     replay: Replay = Replay()

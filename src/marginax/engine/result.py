@@ -29,6 +29,7 @@ from marginax.statuses import Statuses
 from marginax.tables.findings import PLACE
 from marginax.tables.results import write_tables
 from marginax.tables.schemas import UNUSED
+from marginax.venue import VenueView, venue_of
 
 if TYPE_CHECKING:
     from marginax.engine.margin_book import Ready
@@ -48,7 +49,8 @@ class Result:
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
     market, with what it is priced with and its Greeks (`marginax.option_table`), `breaches` one row for each limit that
-    an account passes in an underlying (`marginax.limits`), None where no limit is set, `matched` the book and the
+    an account passes in an underlying (`marginax.limits`), None where no limit is set, `venue` what all accounts
+    add up to (`marginax.venue`), None where `venue.report` does not ask for it, `matched` the book and the
     market, `ready` what that market was margined with.
     """
 
@@ -60,6 +62,7 @@ class Result:
     parts: tuple[str, ...]
     options: pl.DataFrame
     breaches: pl.DataFrame | None
+    venue: VenueView | None
     uncovered: Float64[np.ndarray, " scenarios"]
     matched: Matched = field(repr=False)
     ready: "Ready" = field(repr=False)
@@ -92,6 +95,8 @@ class Result:
         able = table.filter(pl.col("initial_margin").is_not_null())
         window = settings.options.settlement_window_minutes / MINUTES_A_YEAR
         options = option_table(matched.book.instruments, matched.market, exposures.chains, window=window)
+        beyond = figures.uncovered, figures.beyond_margins
+        venue = venue_of(matched, exposures, table, options, beyond, scenarios, settings.venue)
         tables = {**matched.book.tables, **matched.market.tables}
         seconds = list(clock.values())
         manifest: dict[str, Any] = {
@@ -117,6 +122,7 @@ class Result:
             "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
             "limits": breach_notes(breaches),
+            "venue": {} if venue is None else dict(venue.notes),
             "accounts": {"total": len(matched.book), "by_status": statuses.counts(len(matched.book))},
             "isolated": isolated.height,
             "manual": manual_notes(matched, manual, 0.0 if manual is None else float(able[MANUAL].sum())),
@@ -139,6 +145,7 @@ class Result:
             tuple(figures.parts) if manual is None else (*figures.parts, MANUAL),
             options,
             breaches,
+            venue,
             figures.uncovered,
             matched,
             ready,
@@ -243,6 +250,8 @@ class Result:
             tables["options"] = self.options
         if self.breaches is not None:
             tables["breaches"] = self.breaches
+        if self.venue is not None:
+            tables |= self.venue.tables
         if attribution:
             tables["attribution"] = self.attribution()
         return write_tables(directory, tables, self.manifest)

@@ -16,6 +16,7 @@ from marginax.engine.tile_pass import TilePass
 from marginax.engine.tiles import Cut
 from marginax.exposures import Exposures
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tails, Totals
+from marginax.models.tile_losses import held_margin
 from marginax.sections import Engine
 from marginax_kernels import CubeTail, native_path
 
@@ -94,11 +95,18 @@ class TailPass:
             )
             for k, tail in enumerate(self._asked)
         }
-        margin = self._model.margin_of(
-            self._prepared, Tails(joint, dict(zip(self._asked, alone, strict=True)), positions.counts > 0, collateral)
-        )
+        has = positions.counts > 0
+        tails = Tails(joint, dict(zip(self._asked, alone, strict=True)), has, collateral)
+        margin = self._model.margin_of(self._prepared, tails)
         assert found.venue_loss is not None
-        return margin, Totals(found.venue_loss[None])
+        beyond = None
+        if self._model.settings.venue.report and self._model.settings.venue.beyond_margins:
+            # What an account must hold is known only once its tail is: a second sweep.
+            initial = sum(np.asarray(part, float) for part in margin.parts.values)
+            beyond = self._tails.of(
+                both.starts, both.columns, both.amounts, held_margin(initial, has, equity)
+            ).venue_loss
+        return margin, Totals(found.venue_loss[None], None if beyond is None else beyond[None])
 
 
 def book_pass(model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> "TilePass | TailPass":

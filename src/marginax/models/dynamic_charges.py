@@ -18,7 +18,7 @@ from marginax.models.checks import CHARGES
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Parts, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioPrepared
-from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, uncovered
+from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, venue_totals
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
 # The cost of closing, and of prices that may be wrong: maintenance holds these parts in full.
@@ -112,7 +112,7 @@ class DynamicCharges(ExpectedShortfall):
             stress_score=exceedance_probability(main, prepared.weights[: prepared.main], tile.equity),
             worst_scenario=first_worst(joint),
         )
-        return margin, Totals(uncovered(joint, tile.equity))
+        return margin, venue_totals(joint, tile, parts, self.settings.venue)
 
     def _parts(self, prepared: DynamicPrepared, tile: Tile) -> tuple[Parts, Charges, Array]:
         """The parts by account, the figures of the joint loss, and that loss."""

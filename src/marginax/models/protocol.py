@@ -53,10 +53,12 @@ class Margin(eqx.Module):
 class Totals(eqx.Module):
     """Sums over the accounts of a tile, in blocks of 64 rows that the host adds in float64.
 
-    `uncovered` is the loss beyond equity per scenario: what the venue would be left with.
+    `uncovered` is the loss beyond equity per scenario: what the venue would be left with. `beyond_margins` is the same
+    beyond what each account is asked to hold (`tile_losses.held_margin`), where the configuration has it summed.
     """
 
     uncovered: Float[Any, "blocks scenarios"]
+    beyond_margins: Float[Any, "blocks scenarios"] | None = None
 
 
 class Dense(eqx.Module):

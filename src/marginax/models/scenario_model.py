@@ -25,7 +25,7 @@ from marginax.market import Market
 from marginax.market_sections import at_rows
 from marginax.models.checks import check_read, check_tail
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile, Totals
-from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncovered
+from marginax.models.tile_losses import held_amounts, owes, tile_losses, venue_totals
 from marginax.options import OptionPricing
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.carried import Bar, Carried, carried_from, seen_arrays
@@ -254,7 +254,7 @@ class ScenarioModel(MarginModel):
         haircut = held_amounts(prepared.haircuts, tile)
         score = exceedance_probability(joint, weights, tile.equity)
         margin = self.requirement(charges, owes(tile), haircut, score, first_worst(joint))
-        return margin, Totals(uncovered(joint, tile.equity))
+        return margin, venue_totals(joint, tile, margin.parts, self.settings.venue)
 
     def requirement(self, charges: Charges, has: Any, haircut: Any, score: Any, worst: Any) -> Margin:
         """The four parts from the charges, who has positions, and what liquidation costs; of NumPy arrays or of JAX's.
