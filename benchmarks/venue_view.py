@@ -1,11 +1,10 @@
 """What the view of a venue costs beside the margins: one book and market, with and without it.
 
-A synthetic venue of 4,000 accounts with options on two coins, 1,000 filtered scenarios, in float32 on all cores; the plain model,
-which asks the whole-book kernel for tails, and the preset `dynamic`. `margins` is a pass over all accounts and the
-result it gives, `with_view` the same with the view, `without_margins` with the view but no losses beyond margins (the
-plain model sweeps its book a second time for those). Each is run once to compile, then in turn; medians of the time on
-the clock and of that of all cores, which other work on the machine disturbs less. Margins are checked to be equal to
-the bit before any clock starts.
+A synthetic venue of 4,000 accounts with options on two coins, 1,000 filtered scenarios, in float32 on all cores; the
+plain model and the preset `dynamic`. `margins` is a pass over all accounts and the result it gives, `with_view` the
+same with the view, `without_margins` with the view but no losses beyond margins, which take a sweep of the book of
+their own. Each is run once to compile, then in turn; medians of the time on the clock and of that of all cores, which
+other work on the machine disturbs less. Margins are checked to be equal to the bit before any clock starts.
 """
 
 from dataclasses import replace

@@ -41,7 +41,7 @@ class Venue(Section):
     )
     largest: int = Field(5, ge=1, le=100, description="accounts whose share of open interest is told together")
     beyond_margins: bool = Field(
-        True, description="whether losses beyond margins are summed; the plain model takes a second pass for it"
+        True, description="whether losses beyond margins are summed, which takes one more sweep of the book"
     )
     worst_loss: float = Field(
         1.0, ge=0, le=10, description="loss beyond equity of accounts without a margin, share of their gross notional"
@@ -79,6 +79,11 @@ class Venue(Section):
                 if number < 0 or (key == "scales" and number == 0):
                     raise ValueError(f"`{name}` in `{key}` is {number:g}; give a number above zero")
         return self
+
+    @property
+    def sums_margins(self) -> bool:
+        """Whether a pass sums losses beyond margins."""
+        return self.report and self.beyond_margins
 
     def caps_of(self, underlying: str) -> tuple[float, float]:
         """Open interest between which the margin fraction of an underlying rises; (0, 0) where it does not."""

@@ -37,8 +37,11 @@ from marginax.models.addons.dependence import DependenceCharge, independent_cube
 from marginax.models.addons.liquidity import LiquidityCharge
 from marginax.models.addons.oracle import OracleCharge
 from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.book_tails import MAIN
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
+from marginax.models.dynamic_tails import STRETCH, dynamic_margin, dynamic_questions
+from marginax.models.protocol import Holders, Margin, Question, Totals
 from marginax.models.scenario_model import ScenarioDraws
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.carried import Bar
@@ -84,6 +87,29 @@ class Dynamic(DynamicCharges):
             liquidity=LiquidityCharge.from_settings(config.liquidity),
             oracle=OracleCharge.from_settings(config.oracle),
         )
+
+    @property
+    def asks_tails(self) -> bool:
+        """Yes; what inherits from this model says for itself."""
+        return type(self) is Dynamic
+
+    @property
+    def asks_costs(self) -> bool:
+        """Yes: what collateral, closing and prices cost."""
+        return True
+
+    @property
+    def venue_questions(self) -> tuple[str, ...]:
+        """All scenarios, and behind them the stressed stretch where there is one."""
+        return (MAIN,) if self.stress_weight is None else (MAIN, STRETCH)
+
+    def questions(self, prepared: DynamicPrepared) -> Mapping[str, Question]:  # type: ignore[override]
+        """The tails that its parts ask for."""
+        return dynamic_questions(self, prepared)
+
+    def margin_by_tails(self, prepared: DynamicPrepared, holders: Holders) -> tuple[Margin, Totals]:  # type: ignore[override]
+        """The same margins from the kernel's answers."""
+        return dynamic_margin(self, prepared, holders)
 
     @property
     def _follower(self) -> Follower:

@@ -119,6 +119,11 @@ class ScenarioModel(MarginModel):
         return PARTS
 
     @property
+    def closing_parts(self) -> tuple[str, ...]:
+        """What collateral costs to turn into money."""
+        return ("haircut",)
+
+    @property
     def independent(self) -> bool:
         """True for a given set of independent draws; history is none."""
         return self.source.independent
@@ -251,15 +256,16 @@ class ScenarioModel(MarginModel):
         positions, joint = tile_losses(prepared, tile)
         weights = prepared.weights
         charges = self.charges(prepared, tile, positions, joint, fitted)
-        haircut = held_amounts(prepared.haircuts, tile)
-        score = exceedance_probability(joint, weights, tile.equity)
-        margin = self.requirement(charges, owes(tile), haircut, score, first_worst(joint))
-        return margin, venue_totals(joint, tile, margin.parts, self.settings.venue)
+        haircut, has = held_amounts(prepared.haircuts, tile), owes(tile)
+        closing = jnp.where(has, haircut, 0)
+        score = exceedance_probability(joint, weights, tile.equity - closing)
+        margin = self.requirement(charges, has, haircut, score, first_worst(joint))
+        return margin, venue_totals(joint, tile, closing, margin.parts, self.settings.venue)
 
     def requirement(self, charges: Charges, has: Any, haircut: Any, score: Any, worst: Any) -> Margin:
         """The four parts from the charges, who has positions, and what liquidation costs; of NumPy arrays or of JAX's.
 
-        `score` and `worst` are the probability of a loss beyond equity and the worst scenario.
+        `score` and `worst` are the probability that equity is exhausted and the worst scenario.
         """
         array = charges.core.__array_namespace__()
         core = array.where(has, charges.core, 0)

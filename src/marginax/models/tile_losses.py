@@ -90,20 +90,21 @@ def uncovered(joint: Array, equity: Array) -> Float[Array, "blocks scenarios"]:
     return jnp.sum(whole.reshape(-1, BLOCK, joint.shape[1]), axis=1)
 
 
-def venue_totals(joint: Array, tile: Tile, parts: Parts, settings: Venue) -> Totals:
-    """Loss beyond equity, and beyond margins where the settings have it summed."""
-    beyond_equity = uncovered(joint, tile.equity)
-    if not (settings.report and settings.beyond_margins):
+def venue_totals(joint: Array, tile: Tile, closing: Array, parts: Parts, settings: Venue) -> Totals:
+    """Loss beyond equity, and beyond margins where the settings have it summed; `closing` is what closing costs."""
+    beyond_equity = uncovered(joint, tile.equity - closing)
+    if not settings.sums_margins:
         return Totals(beyond_equity)
     # Behind a barrier: what the sum of parts is used for must not change how they are computed.
     own = lax.optimization_barrier(parts.values)
-    return Totals(beyond_equity, uncovered(joint, held_margin(sum(own), owes(tile), tile.equity)))
+    return Totals(beyond_equity, uncovered(joint, margin_limit(sum(own), closing, owes(tile), tile.equity)))
 
 
-def held_margin(initial: Any, has_positions: Any, equity: Any) -> Any:
-    """What each account must keep: its initial margin, its equity where that is less or where it holds no position.
+def margin_limit(initial: Any, closing: Any, has_positions: Any, equity: Any) -> Any:
+    """The loss beyond which an account has no more than its margin: what it must keep, less the cost of closing.
 
-    An account may withdraw what it has beyond, so no more than this is certain to be there. Arrays of NumPy or JAX.
+    It must keep its initial margin, or its equity where that is less or where it holds no position; what it has beyond
+    that it may withdraw. Arrays of NumPy or JAX.
     """
     array = equity.__array_namespace__()
-    return array.where(has_positions, array.minimum(equity, array.maximum(initial, 0)), equity)
+    return array.where(has_positions, array.minimum(equity, array.maximum(initial, 0)) - closing, equity)
