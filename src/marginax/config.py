@@ -40,6 +40,7 @@ from marginax.sections import (
     StressEvent,
     Volatility,
 )
+from marginax.venue_sections import Venue
 
 DEFAULT_MODEL = "expected_shortfall"
 # Tables of their own in TOML, which the template shows as comments below their section.
@@ -94,6 +95,7 @@ class Config(Section):
     limits: Limits = Limits()
     oracle: Oracle = Oracle()
     score: Score = Score()
+    venue: Venue = Venue()
     price_checks: PriceChecks = PriceChecks()
     publication: Publication = Publication()
     replay: Replay = Replay()

@@ -90,6 +90,10 @@ def command(
     scores: Annotated[
         bool, typer.Option("--scores", help="also write stress scores, smoothed, and what is lost beyond equity")
     ] = False,
+    venue: Annotated[
+        bool,
+        typer.Option("--venue", help="also tell what all accounts add up to: open interest, bad debt, a risk score"),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON instead of a summary")] = False,
 ) -> int:
     """Margin every account of a book in files of your own (Parquet, CSV or Arrow IPC)."""
@@ -113,6 +117,8 @@ def command(
         }
     )
     settings = settings.model_copy(update={"run": run, "model": chosen})
+    if venue:
+        settings = settings.model_copy(update={"venue": settings.venue.model_copy(update={"report": True})})
     parameters = None
     if params is not None:
         from marginax.parameter_file import check_model, notes_on, read_document, record, settings_over

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from marginax.cli.venue_summary import venue_lines
 from marginax.parameter_file import described
 from marginax.status import Status
 
@@ -50,6 +51,7 @@ def print_summary(result: "Result", out: Path) -> None:
     moves = result.scenario(worst) if worst else pl.DataFrame()
     more = {"isolated.parquet": result.isolated.height, "options.parquet": result.options.height}
     more["breaches.parquet"] = result.breaches is not None
+    more |= {f"{name}.parquet": True for name in (() if result.venue is None else result.venue.tables)}
     names = ["margins.parquet", *(name for name, there in more.items() if there), "manifest.json"]
     with page() as console:
         _print(console, Tally.of(result), result.manifest, moves, [out / name for name in names])
@@ -58,7 +60,9 @@ def print_summary(result: "Result", out: Path) -> None:
 def print_dataset_summary(result: "DatasetResult") -> None:
     """The same of a dataset."""
     has_options = "options.parquet" in result.manifest["outputs"]
-    names = ["partition=*/margins.parquet", *(["options.parquet"] if has_options else []), "manifest.json"]
+    more = ["options.parquet"] if has_options else []
+    more += [f"{name}.parquet" for name in (() if result.venue is None else result.venue.tables)]
+    names = ["partition=*/margins.parquet", *more, "manifest.json"]
     with page() as console:
         _print(console, result.tally, result.manifest, result.worst_moves, [result.path / name for name in names])
 
@@ -117,6 +121,10 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
         console.print(f"\nMultiplied by hand: {by_hand}.", markup=False)
     if limits := manifest["limits"]:
         console.print(f"\n{_limits(limits)}", markup=False)
+    if lines := venue_lines(manifest["venue"], currency):
+        console.print()
+    for line in lines:
+        console.print(line, markup=False)
     if manifest["unused_tables"]:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")

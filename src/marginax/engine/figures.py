@@ -35,6 +35,7 @@ class Figures:
     worst: Int64[np.ndarray, " accounts"]
     computed: Bool[np.ndarray, " accounts"]
     uncovered: Float64[np.ndarray, " scenarios"]
+    beyond_margins: Float64[np.ndarray, " scenarios"] | None = None
 
     @classmethod
     def empty(cls, accounts: int, scenarios: int, parts: tuple[str, ...]) -> "Figures":
@@ -64,6 +65,8 @@ class Figures:
         self.computed[accounts] = True
         for block in totals.uncovered:
             self.uncovered += block
+        for block in () if totals.beyond_margins is None else totals.beyond_margins:
+            self.beyond_margins = block.astype(float) if self.beyond_margins is None else self.beyond_margins + block
 
     @property
     def finite(self) -> Bool[np.ndarray, " accounts"]:

@@ -1,6 +1,7 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
-    DIR/manifest.json, options.parquet; checked_quotes.parquet and checked_underlyings.parquet where prices were checked
+    DIR/manifest.json, options.parquet; venue, open_interest and venue_losses.parquet where the venue is told;
+    checked_quotes.parquet and checked_underlyings.parquet where prices were checked
     DIR/partition=00000/margins.parquet; isolated, attribution, scores, breaches and quarantine.parquet
     where there are any
 
@@ -42,21 +43,24 @@ from marginax.sections import Engine
 from marginax.tables.door import OnError
 from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest, write_parquet
+from marginax.venue import VenueView, venue_view
 
 FORMAT = "marginax.margins/1"
-_MARKET = rf"{MANIFEST}|(options|checked_quotes|checked_underlyings)\.parquet"
+_MARKET = rf"{MANIFEST}|(options|venue|open_interest|venue_losses|checked_quotes|checked_underlyings)\.parquet"
 _TABLES = "margins|isolated|attribution|scores|breaches|quarantine"
 _OURS = re.compile(rf"{_MARKET}|partition=\d{{5}}(/({_TABLES})\.parquet)?")
 
 
 @dataclass(frozen=True)
 class DatasetResult:
-    """Where the margins of a dataset lie, how they came, what they come to, and what the worst scenario does."""
+    """Where the margins of a dataset lie, how they came, what they come to, what the worst scenario does, and the view
+    of the venue, None where none is asked for."""
 
     path: Path
     manifest: dict[str, Any]
     tally: Tally
     worst_moves: pl.DataFrame
+    venue: VenueView | None
 
     def __repr__(self) -> str:
         return f"DatasetResult({self.tally.accounts:,} accounts, {self.path})"
@@ -118,7 +122,13 @@ def margin_dataset(
             outputs |= _written(result.options, folder, "options.parquet")
         for name, table in result.checked_prices.items():
             outputs |= _written(table, folder, f"{name}.parquet")
+        venue = None
+        if tally.venue is not None:
+            venue = venue_view(tally.venue, result.scenarios, market, chosen.settings.venue)
+        for name, table in ({} if venue is None else venue.tables).items():
+            outputs |= _written(table, folder, f"{name}.parquet")
         manifest = _manifest(result, dataset, record_hash, tally) | dict(record or {})
+        manifest["venue"] = {} if venue is None else dict(venue.notes)
         manifest["data"] = {**manifest["data"], "balances_given_twice": sorted(twice)[:LISTED]}
         manifest |= {} if publish is None else publish(manifest)
         manifest["seconds"] = {**seconds, "total": perf_counter() - started}
@@ -126,7 +136,7 @@ def margin_dataset(
         manifest["outputs"] = outputs
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     worst = manifest["uncovered_loss"].get("worst_scenario")
-    return DatasetResult(Path(out), manifest, tally, result.scenario(worst) if worst else pl.DataFrame())
+    return DatasetResult(Path(out), manifest, tally, result.scenario(worst) if worst else pl.DataFrame(), venue)
 
 
 @dataclass(frozen=True)

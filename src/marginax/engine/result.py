@@ -31,6 +31,7 @@ from marginax.statuses import Statuses
 from marginax.tables.findings import PLACE
 from marginax.tables.results import write_tables
 from marginax.tables.schemas import UNUSED
+from marginax.venue import VenueView, venue_of
 
 if TYPE_CHECKING:
     from marginax.engine.margin_book import Ready
@@ -50,7 +51,8 @@ class Result:
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
     market, with what it is priced with and its Greeks (`marginax.option_table`), `breaches` one row for each limit that
-    an account passes in an underlying (`marginax.limits`), None where no limit is set, `matched` the book and the
+    an account passes in an underlying (`marginax.limits`), None where no limit is set, `venue` what all accounts
+    add up to (`marginax.venue`), None where `venue.report` does not ask for it, `matched` the book and the
     market, `ready` what that market was margined with.
     """
 
@@ -62,6 +64,7 @@ class Result:
     parts: tuple[str, ...]
     options: pl.DataFrame
     breaches: pl.DataFrame | None
+    venue: VenueView | None
     uncovered: Float64[np.ndarray, " scenarios"]
     matched: Matched = field(repr=False)
     ready: "Ready" = field(repr=False)
@@ -94,6 +97,8 @@ class Result:
         able = table.filter(pl.col("initial_margin").is_not_null())
         window = settings.options.settlement_window_minutes / MINUTES_A_YEAR
         options = option_table(matched.book.instruments, matched.market, exposures.chains, window=window)
+        beyond = figures.uncovered, figures.beyond_margins
+        venue = venue_of(matched, exposures, table, options, beyond, scenarios, settings.venue)
         tables = {**matched.book.tables, **matched.market.tables}
         seconds = list(clock.values())
         manifest: dict[str, Any] = {
@@ -124,6 +129,7 @@ class Result:
                 "by_status": statuses.counts(len(matched.book)),
                 "by_band": counts_by_band(margins),
             },
+            "venue": {} if venue is None else dict(venue.notes),
             "isolated": isolated.height,
             "manual": manual_notes(matched, manual, 0.0 if manual is None else float(able[MANUAL].sum())),
             "totals": {
@@ -145,6 +151,7 @@ class Result:
             tuple(figures.parts) if manual is None else (*figures.parts, MANUAL),
             options,
             breaches,
+            venue,
             figures.uncovered,
             matched,
             ready,
@@ -268,6 +275,8 @@ class Result:
             tables["options"] = self.options
         if self.breaches is not None:
             tables["breaches"] = self.breaches
+        if self.venue is not None:
+            tables |= self.venue.tables
         if attribution:
             tables["attribution"] = self.attribution()
         if scores:

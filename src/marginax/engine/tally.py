@@ -15,6 +15,7 @@ from marginax.engine.figures import finite
 from marginax.engine.manual import both_notes
 from marginax.engine.result import Result
 from marginax.limits import joined_notes
+from marginax.venue import VenueSums
 
 CLOSEST = 5
 
@@ -25,6 +26,7 @@ class Tally:
     or without a margin; rows set aside; limits.
 
     `closest` are rows of `margins`, those with the least equity over maintenance first.
+    `venue` is what its view is made of, None where none is asked for.
     """
 
     accounts: int
@@ -41,6 +43,7 @@ class Tally:
     closest: pl.DataFrame
     uncovered: Float64[np.ndarray, " scenarios"]
     manual: Mapping[str, Any]
+    venue: VenueSums | None
 
     @classmethod
     def of(cls, result: Result) -> "Tally":
@@ -62,6 +65,7 @@ class Tally:
             closest=_closest(able),
             uncovered=result.uncovered,
             manual=result.manifest["manual"],
+            venue=None if result.venue is None else result.venue.sums,
         )
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -81,6 +85,7 @@ class Tally:
             closest=_closest(pl.concat([self.closest, other.closest])),
             uncovered=self.uncovered + other.uncovered,
             manual=both_notes(self.manual, other.manual),
+            venue=None if self.venue is None or other.venue is None else self.venue + other.venue,
         )
 
 

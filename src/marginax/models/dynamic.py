@@ -37,9 +37,10 @@ from marginax.models.addons.dependence import DependenceCharge, independent_cube
 from marginax.models.addons.liquidity import LiquidityCharge
 from marginax.models.addons.oracle import OracleCharge
 from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.book_tails import MAIN
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
-from marginax.models.dynamic_tails import dynamic_margin, dynamic_questions
+from marginax.models.dynamic_tails import STRETCH, dynamic_margin, dynamic_questions
 from marginax.models.protocol import Holders, Margin, Question, Totals
 from marginax.models.scenario_model import ScenarioDraws
 from marginax.problems import BadInput, Problem
@@ -96,6 +97,11 @@ class Dynamic(DynamicCharges):
     def asks_costs(self) -> bool:
         """Yes: what collateral, closing and prices cost."""
         return True
+
+    @property
+    def venue_questions(self) -> tuple[str, ...]:
+        """All scenarios, and behind them the stressed stretch where there is one."""
+        return (MAIN,) if self.stress_weight is None else (MAIN, STRETCH)
 
     def questions(self, prepared: DynamicPrepared) -> Mapping[str, Question]:  # type: ignore[override]
         """The tails that its parts ask for."""

@@ -20,7 +20,7 @@ from marginax.models.closing import CLOSING, exhausting_loss, stress_score
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Parts, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioPrepared
-from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, uncovered
+from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, venue_totals
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
 # The cost of closing, and of prices that may be wrong: maintenance holds these parts in full.
@@ -142,7 +142,7 @@ class DynamicCharges(ExpectedShortfall):
         beyond = exceedance_probability(joint[:, :main], prepared.weights[:main], limit)
         score = stress_score(beyond, tile.equity, owes(tile))
         margin = self.answer(parts, figures.charges, score, first_worst(joint))
-        return margin, Totals(uncovered(joint, limit))
+        return margin, venue_totals(joint, tile, costs.closing, margin.parts, self.settings.venue)
 
     def closing(self, prepared: DynamicPrepared, tile: Tile) -> Float[Array, " accounts"]:  # type: ignore[override]
         """What closing costs, of all parts that do."""

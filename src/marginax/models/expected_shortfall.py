@@ -63,6 +63,11 @@ class ExpectedShortfall(ScenarioModel):
         return {MAIN: Question(prepared.cube, prepared.weights, self.tails, self.scrambles)}
 
     @property
+    def venue_questions(self) -> tuple[str, ...]:
+        """The one there is."""
+        return (MAIN,)
+
+    @property
     def tails(self) -> tuple[float, ...]:
         """The tail of the figures, and that of the charge where it is another."""
         return tuple(dict.fromkeys((self.tail, self.charge_tail)))

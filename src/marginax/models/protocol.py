@@ -57,9 +57,12 @@ class Totals(eqx.Module):
     """Sums over the accounts of a tile, in blocks of 64 rows that the host adds in float64.
 
     `uncovered` is the loss and the cost of closing beyond equity per scenario: what the venue would be left with.
+    `beyond_margins` is the same beyond what each account must keep (`tile_losses.margin_limit`), where the
+    configuration has it summed.
     """
 
     uncovered: Float[Any, "blocks scenarios"]
+    beyond_margins: Float[Any, "blocks scenarios"] | None = None
 
 
 class Dense(eqx.Module):
@@ -215,6 +218,11 @@ class MarginModel(eqx.Module):
         A subclass that changes what is charged must say no, or change both.
         """
         return False
+
+    @property
+    def venue_questions(self) -> tuple[str, ...]:
+        """The questions whose scenarios, one after the other, are all scenarios of the model."""
+        return ()
 
     def questions(self, prepared: Any) -> Mapping[str, Question]:
         """What the kernel is asked, by name; cubes are placed once for a market."""
