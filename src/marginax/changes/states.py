@@ -87,7 +87,9 @@ class State:
         else:
             with jax.enable_x64(True):
                 history = self.ready.known.history
-                exposures = expose(matched.book, matched.market, history, model.settings.options)
+                exposures = expose(
+                    matched.book, matched.market, history, model.settings.options, model.settings.funding
+                )
         passed = one_pass(self.ready, matched, exposures)
         scenarios = self.ready.scenarios
         found = (passed.figures, passed.statuses, scenarios, passed.manual)

@@ -9,9 +9,12 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from marginax.book import Entries
+from marginax.engine.calls import call_columns
 from marginax.exposures import Exposures
+from marginax.funding import of_positions
 from marginax.match import Matched
 from marginax.models.protocol import Margin, Totals
+from marginax.payment_sections import Calls
 from marginax.scenarios.sets import ScenarioSet
 from marginax.status import Status
 from marginax.statuses import Statuses
@@ -19,6 +22,8 @@ from marginax_kernels import expected_shortfall
 
 # The part of a requirement that is added by hand.
 MANUAL = "manual"
+# The column of the funding that has accrued; it is in equity.
+ACCRUED = "accrued_funding"
 
 _expected_shortfall = jax.jit(expected_shortfall, static_argnames="tail")
 
@@ -95,10 +100,12 @@ def margins_table(
     statuses: Statuses,
     scenarios: ScenarioSet,
     manual: Manual | None,
+    calls: Calls | None = None,
 ) -> pl.DataFrame:
     """A row a holder, accounts first; what one has no figure for is null.
 
-    `instrument_id` is that of an isolated position, null for an account; `manual` is None where nobody adds anything.
+    `instrument_id` is that of an isolated position, null for an account; `manual` is None where nobody adds anything,
+    `calls` where the whole shortfall is called.
     """
     able = figures.computed & ~statuses.excepted
     parts = {name: np.where(able, values, np.nan) for name, values in figures.parts.items()}
@@ -119,7 +126,6 @@ def margins_table(
     equity = np.where(known, exposures.equity, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(maintenance > 0, equity / maintenance, np.nan)
-    call = np.where(equity < maintenance, initial - equity, zero)
     labels = np.array([*scenarios.labels, ""], object)
     at_risk = able & (exposures.positions.counts + exposures.collateral.counts > 0)
     worst = np.where(at_risk, labels[figures.worst], "")
@@ -133,11 +139,12 @@ def margins_table(
         "model": pl.repeat(model, count, eager=True, dtype=pl.String),
         "currency": pl.repeat(matched.market.currency, count, eager=True, dtype=pl.String),
         "equity": equity,
+        **_accrued(exposures, np.isfinite(equity)),
         "initial_margin": initial,
         "maintenance_margin": maintenance,
         "margin_ratio": ratio,
         "available": np.maximum(0, equity - initial),
-        "call": call,
+        **call_columns(equity, initial, maintenance, calls or Calls()),
         "var": np.where(able, figures.numbers["var"], np.nan),
         "expected_shortfall": np.where(able, figures.numbers["expected_shortfall"], np.nan),
         "es_std_error": np.where(able, figures.numbers["std_error"], np.nan),
@@ -152,6 +159,15 @@ def margins_table(
     frame = pl.DataFrame(columns, schema_overrides=dict.fromkeys(text, pl.String))
     blank = pl.col("worst_scenario", "reason").replace("", None)
     return frame.with_columns(pl.col(pl.Float64).fill_nan(None), blank)
+
+
+def _accrued(exposures: Exposures, known: np.ndarray) -> dict[str, np.ndarray]:
+    """The funding that each holder has accrued, as a column; none where it is not counted."""
+    if exposures.accrued is None:
+        return {}
+    held = exposures.positions
+    paid = of_positions(exposures.accrued, held.columns, held.amounts)
+    return {ACCRUED: np.where(known, np.bincount(held.owners, paid, minlength=len(known)), np.nan)}
 
 
 def finite(total: float) -> float | None:

@@ -63,6 +63,10 @@ class TailPass:
         other._tiles = None if self._tiles is None else self._tiles.over(exposures)
         return other
 
+    def of_units(self, exposures: Exposures) -> "TailPass":
+        """The same over single contracts: no tail is charged once an account."""
+        return self.over(exposures)
+
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Nothing ahead: programs are few and small, and machine code is there since the cube was sliced."""
 

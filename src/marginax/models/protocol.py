@@ -189,6 +189,10 @@ class MarginModel(eqx.Module):
     def margin(self, prepared: Any, tile: Tile) -> tuple[Margin, Totals]:
         """Margins of the accounts of a tile, and sums over them; traceable, row by row."""
 
+    def per_contract(self) -> "MarginModel":
+        """This model as it margins one contract of many: without what is charged once an account."""
+        return self
+
     @property
     def asked_tails(self) -> tuple[float, ...] | None:
         """The tails that `margin_of` makes margins of, so that no loss need be stored; None where `margin` sees losses.
