@@ -162,6 +162,26 @@ def test_the_command_tells_the_shortfall_beside_the_calls(tmp_path: Path, capsys
     assert "1 account called" in printed
 
 
+def test_a_dataset_has_the_totals_of_its_book(tmp_path: Path) -> None:
+    settings = config(CALLS + "[funding]\naccrued = true\n")
+    held, known = tables(balances=poor()), {name: each for name, each in tables().items() if name not in BOOK}
+    for name in ("positions", "balances"):
+        held[name].write_parquet(tmp_path / f"{name}.parquet")
+    parts = mx.partition_book(
+        positions=tmp_path / "positions.parquet",
+        balances=tmp_path / "balances.parquet",
+        partitions=2,
+        out=tmp_path / "parts",
+    )
+    market = mx.read_market(**known)
+    done = mx.margin_dataset(parts, held["instruments"], market, settings, out=tmp_path / "out")
+    whole = margin(held, settings)
+    assert done.manifest["totals"] == pytest.approx(whole.manifest["totals"])
+    assert done.manifest["totals"]["accrued_funding"] < 0  # no quote says a rate, and both sides owe the worst
+    assert done.margins().collect().sort("account_id").equals(whole.margins)
+    assert done.manifest["data"]["funding"] == whole.manifest["data"]["funding"]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [({"rounding": -1.0}, "greater than or equal to 0"), ({"minimum": 5.0}, "is not a key")],

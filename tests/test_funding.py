@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import marginax as mx
+from marginax.changes import CAUSES
+from marginax.changes.between import Side, as_time_alone
 from marginax.config import parse_config
 from marginax.cube import InstrumentArrays, MarketArrays
 from marginax.funding import FundingArrays, accrued_funding, market_funding
@@ -180,6 +182,24 @@ def test_a_settlement_that_is_past_makes_its_holders_stale_and_is_told() -> None
         "funding_time_unknown": ["DOGE-PERP"],
         "funding_time_passed": ["BTC-INV", "BTC-PERP"],
     }
+
+
+def test_the_clock_alone_accrues_nothing_and_causes_sum_to_the_change() -> None:
+    hour = timedelta(hours=1)
+    given = tables(
+        quotes=funded().with_columns(pl.col("time") + hour),
+        underlyings=underlyings().with_columns(pl.col("time") + hour),
+    )
+    after = margin(given, config(ACCRUED))
+    # An hour later an hour more is owed.
+    assert row(after, "long")["accrued_funding"] == pytest.approx(-80_000 * 1e-4 * 6 / 8, rel=1e-9)
+    table = mx.explain_change(run(), after).accounts
+    assert (table.select(pl.sum_horizontal(*CAUSES) - pl.col("total")).to_series().abs() < 1e-9).all()
+    alone = as_time_alone(
+        *(Side(each.matched.market, each.matched.book.tables["instruments"]) for each in (run(), after))
+    )
+    was, then = run().matched.market, alone
+    assert (then.quotes["funding_time"] - then.as_of).equals(was.quotes["funding_time"] - was.as_of)
 
 
 unknown = st.sampled_from([(), ("rate",), ("interval",), ("left",), ("rate", "left"), ("rate", "interval", "left")])
