@@ -2,7 +2,7 @@
 changes between runs, in what other parameters would do, bar by bar, and beside multipliers by hand."""
 
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 import marginax as mx
 from marginax.changes import CAUSES
 from marginax.config import parse_config
-from marginax.models.addons.liquidation import LiquidationCharge
+from marginax.exposures import expose
+from marginax.market_sections import AssetClasses
+from marginax.models.addons.liquidation import NOT_STATED, LiquidationCharge
 from marginax.models.protocol import Tile
 from marginax.models.runs import find_runs
+from marginax.options import OptionPricing
 from marginax.parameter_diff import parameter_diff
 from marginax.payment_sections import Liquidation
+from marginax.synthetic import venue
 from markets import BOOK, balances, book_of, instruments, margin, positions, row, tables, underlyings
 from reference import payments as twin
 from test_funding import NOTIONAL, STATED, funded
@@ -213,6 +217,34 @@ def test_a_market_that_is_followed_pays_alike_and_keeps_it_in_its_state(tmp_path
         assert found.margins[name].to_numpy() == pytest.approx(run().margins[name].to_numpy(), rel=1e-5, abs=1e-6)
     again = mx.resume(live.save(tmp_path / "state.npz"), book, whole()).margins()
     assert again.margins.equals(found.margins)
+
+
+@partial(jax.jit, static_argnames="factors")
+def rates_of(charge: LiquidationCharge, *terms: Any, factors: int) -> jax.Array:
+    return charge.rates(*terms, factors=factors)
+
+
+def test_an_option_is_closed_at_the_notional_of_its_underlying() -> None:
+    made = dict(venue(accounts=20).tables)
+    options = made["instruments"].filter(pl.col("kind").is_in(["call", "put"]), pl.col("underlying") == "BTC")
+    two = options.sort("expiry", "strike", "instrument_id").group_by("kind", maintain_order=True).first().sort("kind")
+    ids = two["instrument_id"].to_list()
+    market = {name: made[name] for name in ("quotes", "underlyings", "history", "forwards")}
+    charge = LiquidationCharge.from_settings(Liquidation(kinds={"call": 0.01, "put": 0.03}), AssetClasses())
+    assert charge is not None
+    book = mx.read_book(instruments=two, positions=book_of(("a", ids[0], 3.0)), balances=balances().clear())
+    known = mx.read_market(**market)
+    model = mx.load_model("expected_shortfall")
+    with jax.enable_x64(True):
+        past = model.factors(known, book.instruments)
+        listed = expose(book, known, past)
+        none = np.full(past.underlyings, NOT_STATED)
+        pricing = OptionPricing.from_settings()
+        rates = rates_of(charge, listed.instruments, listed.market, none, pricing, factors=len(past.names))
+    index = made["underlyings"].filter(underlying="BTC")["index_price"].item()
+    wanted = dict(zip(ids, index * two["multiplier"].to_numpy() * np.array([0.01, 0.03]), strict=True))
+    found = dict(zip(book.instruments.ids[listed.listed], np.asarray(rates).tolist(), strict=False))
+    assert found == pytest.approx(wanted, rel=1e-9)
 
 
 @jax.jit
