@@ -103,8 +103,10 @@ def test_both_requirements_hold_them_in_full() -> None:
         for name in ("initial_margin", "maintenance_margin"):
             assert got[name] - before[name] == pytest.approx(added, **SINGLE)
         assert got["initial_margin"] == pytest.approx(sum(got[name] for name in run().parts), rel=1e-12)
-        for name in ("equity", "var", "expected_shortfall", "stress_score"):
+        for name in ("equity", "var", "expected_shortfall"):
             assert got[name] == before[name]
+        # The fee is part of what closing costs, and what is left of equity then may not do.
+        assert got["stress_score"] >= before["stress_score"]
     assert set(run().parts) - set(plain().parts) == {*PAYMENTS}
 
 
