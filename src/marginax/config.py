@@ -22,6 +22,7 @@ from marginax.charge_sections import (
     StressPeriod,
 )
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
+from marginax.payment_sections import Calls, Funding, Liquidation
 from marginax.price_sections import PriceChecks, Publication
 from marginax.problems import BadInput, Problem, suggestion
 from marginax.score_sections import Score
@@ -65,6 +66,7 @@ _CLASSES = """\
 # [classes.parameters.majors]  # any of: half_life_days, fast_half_life_days, slow_half_life_days, fast_share, alpha,
 # fast_half_life_days = 5.0    # beta, daily, weekly, monthly, bound, volatility_floor, denominator_floor, residual_cap
 # haircut = 0.02               # share of the value lost in liquidation, where [collateral] says nothing of the asset
+# liquidation_fee = 0.01       # share of the notional that is closed, as in [liquidation]
 # jump_rate = 0.3              # losses of the peg a year, and jump_size, the relative fall
 # falls_with_pegs = 0.05       # relative fall of the others of this class when any peg is lost"""
 
@@ -92,6 +94,9 @@ class Config(Section):
     correlation_break: CorrelationBreak = CorrelationBreak()
     procyclicality: Procyclicality = Procyclicality()
     liquidity: Liquidity = Liquidity()
+    funding: Funding = Funding()
+    liquidation: Liquidation = Liquidation()
+    calls: Calls = Calls()
     limits: Limits = Limits()
     oracle: Oracle = Oracle()
     score: Score = Score()

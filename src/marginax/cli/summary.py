@@ -23,6 +23,13 @@ MOVES = 2
 # Characters a line where no terminal says how many it has: ids and labels are not cut short in a log.
 PIPED = 140
 TEXT = ("account", "worst scenario")
+FUNDING = {
+    "funding_rate_unknown": "Funding rate not known, so that the configured worst counts",
+    "funding_interval_hours_unknown": "Funding interval not known, so that the shortest counts",
+    "funding_time_unknown": "Next settlement of funding not known, so that the longest time since the last counts",
+    "funding_time_passed": "Next settlement of funding past already, so that nothing is received of it",
+    "funding_rate_capped": "Funding rate beyond the largest that is projected",
+}
 
 
 @contextmanager
@@ -87,8 +94,10 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
         ("equity", totals["equity"], f"{counted(tally.below_zero, 'account')} below zero"),
         ("initial margin", totals["initial_margin"], _parts(tally)),
         ("maintenance margin", totals["maintenance_margin"], ""),
-        ("margin calls", totals["call"], f"{counted(tally.called, 'account')} below maintenance"),
+        *_calls(tally, totals),
     ]
+    if "accrued_funding" in totals:
+        rows.insert(1, ("accrued funding", totals["accrued_funding"], "in equity, not paid yet"))
     uncovered = manifest["uncovered_loss"]
     if uncovered["worst"]:
         largest = moves.filter(factor="price").drop("factor").drop_nulls().head(MOVES)
@@ -160,6 +169,8 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Forwards of no listed expiry, ignored (a date is 00:00 UTC)": data["forwards_of_nothing"],
         "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
     }
+    for word, names in data.get("funding", {}).items():
+        notes[FUNDING[word]] = names
     unknown = data.get("liquidity_unknown", {})
     for column, names in unknown.items():
         notes[f"`{column}` not known, so that the configured worst counts"] = names
@@ -171,6 +182,18 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         if names:
             more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
             console.print(f"{note}: {', '.join(names[:NAMED])}{more}.", markup=False)
+
+
+def _calls(tally: "Tally", totals: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """What is called, and where calls have a minimum or a step what is missing and what may be given back."""
+    called = counted(tally.called, "account")
+    if "shortfall" not in totals:
+        return [("margin calls", totals["call"], f"{called} below maintenance")]
+    return [
+        ("margin calls", totals["call"], f"{called} called"),
+        ("shortfall", totals["shortfall"], "of all that are below maintenance, called or not"),
+        ("returnable", totals["returnable"], ""),
+    ]
 
 
 def _limits(limits: dict[str, Any]) -> str:

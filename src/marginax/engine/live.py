@@ -72,7 +72,7 @@ class LiveMargin:
             if settles:
                 history = with_settlements(history, settles)
                 known, draws = self.model.with_settlements(known, history), self.model.draw(self.seed, history)
-            exposures = expose(matched.book, matched.market, history, options)
+            exposures = expose(matched.book, matched.market, history, options, self.model.settings.funding)
         clock["bound"] = perf_counter()
         found = Known(history, known, draws, self.seed)
         ready = get_ready(self.model, exposures, found, engine or self.model.settings.engine)

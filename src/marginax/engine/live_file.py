@@ -30,7 +30,7 @@ from marginax.problems import BadInput, Problem
 from marginax.tables.findings import PLACE
 from marginax.tables.results import write_files
 
-VERSION = 2
+VERSION = 3
 TABLES = ("quotes", "underlyings", "forwards", "order_book")
 KINDS = "a state that `save` wrote"
 
@@ -133,7 +133,7 @@ def _check(model: MarginModel, told: dict[str, Any], path: Path) -> None:
 def _configuration(model: MarginModel) -> dict[str, Any]:
     """Every section of the configuration that a state hangs on."""
     values = model.settings.model_dump(
-        mode="json", exclude={"run", "engine", "replay", "model", "price_checks", "publication"}
+        mode="json", exclude={"run", "engine", "replay", "model", "price_checks", "publication", "calls"}
     )
     return json.loads(json.dumps(values))
 

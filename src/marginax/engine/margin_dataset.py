@@ -162,7 +162,7 @@ class _Run:
             ready, exposures = ready_for(model, matched, seed=seed, engine=self.engine, clock=clock)
         else:
             with jax.enable_x64(True):
-                exposures = expose(matched.book, matched.market, ready.known.history, options)
+                exposures = expose(matched.book, matched.market, ready.known.history, options, settings.funding)
             clock["bound"] = clock["prepared"] = perf_counter()
         return margined(ready, matched, exposures, clock=clock, by_hand=self.by_hand, progress=progress), ready
 

@@ -16,11 +16,12 @@ from jaxtyping import Float64
 from marginax.chains import VolatilitySource
 from marginax.config import Config
 from marginax.engine.bands import counts_by_band
-from marginax.engine.figures import MANUAL, Figures, Manual, finite, margins_table, uncovered_loss
+from marginax.engine.figures import ACCRUED, MANUAL, Figures, Manual, finite, margins_table, uncovered_loss
 from marginax.engine.manual import manual_notes
 from marginax.engine.scores import ScoreGradient, score_gradient_of, scores_of
 from marginax.expiries import ForwardSource
 from marginax.exposures import Exposures
+from marginax.funding import of_positions
 from marginax.limits import breach_notes
 from marginax.match import Matched
 from marginax.models.protocol import Parts
@@ -40,6 +41,8 @@ Attribute = Callable[[np.ndarray], Iterator[tuple[Any, Parts]]]
 # Of the forward (or of a coin): how far a mark may be from the value of its own volatility before it is named.
 FAR = 0.05
 LISTED = 20
+# Columns of the margins that the manifest sums; some are there only where their section is on.
+TOTALS = ("equity", ACCRUED, "initial_margin", "maintenance_margin", "call", "shortfall", "returnable")
 PACKAGES = ("marginax", "jax", "equinox", "numpy", "polars", "pyarrow")
 
 
@@ -92,7 +95,9 @@ class Result:
     ) -> "Result":
         """The tables and the manifest from what a run computed; `read` are tables that only some models read."""
         model, scenarios = ready.model.name, ready.scenarios
-        table = margins_table(matched, exposures, model, figures, statuses, scenarios, manual, settings.score)
+        table = margins_table(
+            matched, exposures, model, figures, statuses, scenarios, manual, settings.score, settings.calls
+        )
         margins, isolated = table.head(len(matched.book)).drop("instrument_id"), table.slice(len(matched.book))
         able = table.filter(pl.col("initial_margin").is_not_null())
         window = settings.options.settlement_window_minutes / MINUTES_A_YEAR
@@ -132,10 +137,7 @@ class Result:
             "venue": {} if venue is None else dict(venue.notes),
             "isolated": isolated.height,
             "manual": manual_notes(matched, manual, 0.0 if manual is None else float(able[MANUAL].sum())),
-            "totals": {
-                name: finite(float(able[name].sum()))
-                for name in ("equity", "initial_margin", "maintenance_margin", "call")
-            },
+            "totals": {name: finite(float(able[name].sum())) for name in TOTALS if name in able.columns},
             "uncovered_loss": uncovered_loss(figures.uncovered, scenarios, tail=settings.risk.tail),
             "seconds": {
                 name: round(late - early, 6)
@@ -185,7 +187,8 @@ class Result:
         part's Euler share of it.
 
         Isolated positions are their whole margin and have no row. Columns: account_id, instrument_id (null for
-        collateral), asset (null for positions and orders), order, amount (contracts or units), one per part, and total.
+        collateral), asset (null for positions and orders), order, amount (contracts or units), one per part, total, and
+        where it is counted `accrued_funding`, which is in equity and in no total.
         Rows of an account sum to its parts and to its initial margin; accounts without a margin have none. Raises
         KeyError for an account that is not in the book.
         """
@@ -206,6 +209,8 @@ class Result:
             "amount": pl.Float64,
         }
         schema = {**empty, **dict.fromkeys(self.parts, pl.Float64), "total": pl.Float64}
+        if self._exposures.accrued is not None:
+            schema[ACCRUED] = pl.Float64
         return pl.concat([pl.DataFrame(schema=schema), *frames]).sort("account_id", maintain_order=True)
 
     def scenario(self, label: str) -> pl.DataFrame:
@@ -331,7 +336,12 @@ class Result:
         shown = shown.join(what, on="row", how="left", maintain_order="left").select(
             "account_id", "instrument_id", "asset", "order", "amount", *parts
         )
-        return shown.with_columns(pl.sum_horizontal(list(parts)).alias("total"))
+        shown = shown.with_columns(pl.sum_horizontal(list(parts)).alias("total"))
+        if exposures.accrued is None:
+            return shown
+        paid, own = np.zeros(len(row)), (row < len(names)) & ~order
+        paid[own] = of_positions(exposures.accrued, row[own], amount[own])
+        return shown.with_columns(pl.Series(ACCRUED, paid))
 
 
 def _unused(settings: Config) -> tuple[str, ...]:

@@ -106,6 +106,13 @@ class TailPass:
             vars(other)["_tiles"] = self._tiles.over(exposures)
         return other
 
+    def of_units(self, exposures: Exposures) -> "TailPass":
+        """The same over single contracts, without what is charged once an account: costs are, and no tail."""
+        other = self.over(exposures)
+        if self._model.asks_costs:
+            vars(other)["_tiles"] = self._tiles.of_units(exposures)
+        return other
+
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile what sees tiles; machine code is there since the cube was sliced."""
         chunked, ordering = self._divided(accounts)

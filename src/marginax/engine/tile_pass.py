@@ -52,6 +52,13 @@ class TilePass:
         other._exposures = self._read(exposures)
         return other
 
+    def of_units(self, exposures: Exposures) -> "TilePass":
+        """The same over single contracts, without what is charged once an account."""
+        other = self.over(exposures)
+        with self._precision():
+            other._placed = [(model.per_contract(), prepared) for model, prepared in self._placed]
+        return other
+
     def _read(self, exposures: Exposures) -> Exposures:
         """What the model looks at: orders that it does not read cut no tiles."""
         if self._reads_orders:

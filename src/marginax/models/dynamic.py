@@ -9,6 +9,8 @@
     haircut            = the cost of turning an ordinary amount of collateral into money
     concentration      = what more than an ordinary amount costs, and what is beyond its limit
     liquidity          = what closing the positions costs: spread and fees, impact, more than a day
+    liquidation_fee    = what the venue keeps of what it closes
+    funding            = what perpetuals will pay over the horizon at the rate of now
     oracle             = what old and uncertain prices cost
     orders             = what the worst set of fills of open orders adds to the ES, and what filling them costs at once
     floor              = what lifts the sum of the first six to zero
@@ -31,9 +33,12 @@ from marginax.config import Config
 from marginax.cube import InstrumentArrays, MarketArrays, revalue
 from marginax.history import FactorHistory
 from marginax.known import KnownHistory
+from marginax.market_sections import at_rows
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, independent_cube, independent_orders
+from marginax.models.addons.funding import FundingCharge
+from marginax.models.addons.liquidation import NOT_STATED, LiquidationCharge
 from marginax.models.addons.liquidity import LiquidityCharge
 from marginax.models.addons.oracle import OracleCharge
 from marginax.models.addons.procyclicality import ProcyclicalityTools
@@ -53,10 +58,12 @@ from marginax.scenarios.stress_period import Stretch, stretch_shocks, stretch_st
 
 
 class DynamicDraws(ScenarioDraws):
-    """What the plain model draws; values from which on an asset is cut; an order of the scenarios by underlying."""
+    """What the plain model draws; values from which on an asset is cut; liquidation fees by class of the underlying; an
+    order of the scenarios by underlying."""
 
     limits: Float[Any, " assets"]
     sizes: Float[Any, " assets"]
+    fees: Float[Any, " assets"]
     orders: Int[Any, "scenarios assets"] | None
 
 
@@ -86,6 +93,8 @@ class Dynamic(DynamicCharges):
             collateral=CollateralCharge.from_settings(config.collateral),
             liquidity=LiquidityCharge.from_settings(config.liquidity),
             oracle=OracleCharge.from_settings(config.oracle),
+            liquidation=LiquidationCharge.from_settings(config.liquidation, config.classes),
+            funding=FundingCharge.from_settings(config.funding, horizon_days=config.risk.horizon_days),
         )
 
     @property
@@ -132,13 +141,14 @@ class Dynamic(DynamicCharges):
         plain = super().draw(seed, history)
         names, settings = history.names[: history.underlyings], self.settings.collateral
         limits, sizes = ([table.get(name, np.inf) for name in names] for table in (settings.limits, settings.sizes))
+        fees = at_rows(self.settings.classes.leaf("liquidation_fee", NOT_STATED), history.classes[: len(names)])
         self._check_stretches(history)
         orders = None
         if self.dependence is not None and self.dependence.against == "independent":
             source: Any = self.source
             count = len(source.scenarios) if isinstance(source, GivenScenarios) else source.main.count_in(history)
             orders = independent_orders(seed, history, count)
-        return DynamicDraws(plain.scenarios, plain.haircuts, np.array(limits), np.array(sizes), orders)
+        return DynamicDraws(plain.scenarios, plain.haircuts, np.array(limits), np.array(sizes), fees, orders)
 
     def observe(self, history: FactorHistory) -> DynamicState:  # type: ignore[override]
         """Run the filters and the tools over the history, and find its stressed stretch."""
@@ -222,6 +232,11 @@ class Dynamic(DynamicCharges):
             liquidity = self.liquidity.terms(
                 instruments, market, shocks[:main], weights, self.pricing, horizon_days=settings.risk.horizon_days
             )
+        liquidation, funding = None, None
+        if self.liquidation is not None and instruments.kind is not None:
+            liquidation = self.liquidation.rates(instruments, market, draws.fees, self.pricing, factors=shocks.shape[1])
+        if self.funding is not None and market.funding is not None:
+            funding = self.funding.rates(instruments, market)
         return (
             DynamicPrepared(
                 cube=cube,
@@ -234,6 +249,8 @@ class Dynamic(DynamicCharges):
                 independent=independent,
                 liquidity=liquidity,
                 oracle=oracle,
+                liquidation=liquidation,
+                funding=funding,
                 main=main,
                 historical=main - self.source.behind(draws.scenarios, observed.factors.bars_per_day),
             ),

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, run_shortfalls, standalone
+from marginax.models.addons.funding import FundingCharge
+from marginax.models.addons.liquidation import LiquidationCharge
 from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
 from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
@@ -23,8 +25,8 @@ from marginax.models.scenario_model import Charges, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, venue_totals
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
-# The cost of closing, and of prices that may be wrong: maintenance holds these parts in full.
-IN_FULL = ("haircut", "concentration", "liquidity", "oracle")
+# The cost of closing, of holding until then, and of prices that may be wrong: maintenance holds these parts in full.
+IN_FULL = ("haircut", "concentration", "liquidity", "liquidation_fee", "funding", "oracle")
 
 
 class Stressed(NamedTuple):
@@ -68,6 +70,7 @@ class DynamicPrepared(ScenarioPrepared):
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
     `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
     `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades),
+    `liquidation` what closing one contract of each row costs in fees, `funding` what one long and one short will pay,
     `oracle` the quality of prices where they have any.
     """
 
@@ -78,6 +81,8 @@ class DynamicPrepared(ScenarioPrepared):
     independent: Float[Array, "rows main"] | None
     liquidity: LiquidityTerms | None
     oracle: OracleTerms | None
+    liquidation: Float[Array, " rows"] | None
+    funding: Float[Array, "rows 2"] | None
     main: int = eqx.field(static=True)
     historical: int = eqx.field(static=True)
 
@@ -94,6 +99,8 @@ class DynamicCharges(ExpectedShortfall):
     collateral: CollateralCharge
     liquidity: LiquidityCharge | None
     oracle: OracleCharge | None
+    liquidation: LiquidationCharge | None
+    funding: FundingCharge | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -109,6 +116,8 @@ class DynamicCharges(ExpectedShortfall):
             "haircut": True,
             "concentration": self.collateral.concentrates,
             "liquidity": self.liquidity is not None,
+            "liquidation_fee": self.liquidation is not None,
+            "funding": self.funding is not None,
             "oracle": self.oracle is not None,
             "orders": self.reads_orders,
             "floor": True,
@@ -262,8 +271,25 @@ class DynamicCharges(ExpectedShortfall):
             parts["liquidity"] = self.liquidity.charge(prepared.liquidity, tile, runs)
         if self.oracle is not None and prepared.oracle is not None:
             parts["oracle"] = self.oracle.charge(prepared.oracle, tile)
+        parts |= self._payments(prepared, tile)
         closing = sum((part for name, part in parts.items() if name in CLOSING), none)
         return Costs(parts, total, scaled, unhedging, jnp.where(owes(tile), closing, 0))
+
+    def _payments(self, prepared: DynamicPrepared, tile: Tile) -> dict[str, Float[Array, " accounts"]]:
+        """The liquidation fee and the funding that is projected; none where the market says nothing of them."""
+        none = jnp.zeros_like(tile.equity)
+        found = {"liquidation_fee": none, "funding": none}
+        if self.liquidation is not None and prepared.liquidation is not None:
+            found["liquidation_fee"] = self.liquidation.charge(prepared.liquidation, tile)
+        if self.funding is not None and prepared.funding is not None:
+            found["funding"] = self.funding.charge(prepared.funding, tile)
+        return found
+
+    def per_contract(self) -> "DynamicCharges":
+        """This model without the minimum of the liquidation fee, which no contract owes of itself."""
+        if self.liquidation is None:
+            return self
+        return eqx.tree_at(lambda model: model.liquidation.minimum, self, jnp.zeros_like(self.liquidation.minimum))
 
     @property
     def reads_orders(self) -> bool:
@@ -286,8 +312,9 @@ class DynamicCharges(ExpectedShortfall):
         """Euler shares of each part by position, by asset of the collateral, and by open order: amount times slope.
 
         All parts are homogeneous of degree one in what an account holds and has ordered but `concentration`, which is a
-        sum over assets already, the cost of filling orders, which is a sum over them, and `liquidity`, of which each
-        position has its share of the net delta and vega that it is part of.
+        sum over assets already, the cost of filling orders, which is a sum over them, `liquidity`, of which each
+        position has its share of the net delta and vega that it is part of, and `liquidation_fee`, whose minimum is
+        shared in proportion.
         """
 
         sloped = eqx.tree_at(lambda each: each.liquidity, prepared, None, is_leaf=lambda leaf: leaf is None)
@@ -316,6 +343,9 @@ class DynamicCharges(ExpectedShortfall):
             runs = shortfall_by_run(prepared.units, groups, tile) if self.needs_groups else None
             closing = self.liquidity.shares(prepared.liquidity, tile, runs)
             shares["liquidity"] = jnp.concatenate([closing, *(jnp.zeros_like(each) for each in held[1:])], axis=1)
+        if self.liquidation is not None and prepared.liquidation is not None:
+            fees = self.liquidation.shares(prepared.liquidation, tile)
+            shares["liquidation_fee"] = jnp.concatenate([fees, *(jnp.zeros_like(each) for each in held[1:])], axis=1)
         if tile.orders is not None:
             shares["orders"] = shares["orders"].at[:, -tile.orders.cost.shape[1] :].add(tile.orders.cost)
         return Parts(tuple(shares.values()), self.part_names)

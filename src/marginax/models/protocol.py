@@ -211,6 +211,10 @@ class MarginModel(eqx.Module):
     def margin(self, prepared: Any, tile: Tile) -> tuple[Margin, Totals]:
         """Margins of the accounts of a tile, and sums over them; traceable, row by row."""
 
+    def per_contract(self) -> "MarginModel":
+        """This model as it margins one contract of many: without what is charged once an account."""
+        return self
+
     @property
     def asks_tails(self) -> bool:
         """Whether `margin_by_tails` makes margins without a stored loss; where not, `margin` sees losses.
