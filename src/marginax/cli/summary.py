@@ -150,6 +150,10 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Forwards of no listed expiry, ignored (a date is 00:00 UTC)": data["forwards_of_nothing"],
         "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
     }
+    regime = scenarios.get("regime", {})
+    notes["Signals not known, so that the worst counts"] = regime.get("not_known", [])
+    notes["Signals that are old, which count for worse with every day"] = regime.get("stale", [])
+    notes["Signals of no underlying, ignored"] = regime.get("of_nothing", [])
     unknown = data.get("liquidity_unknown", {})
     for column, names in unknown.items():
         notes[f"`{column}` not known, so that the configured worst counts"] = names

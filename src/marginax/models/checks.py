@@ -9,7 +9,9 @@ from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.source import ScenarioSource
 
 # Sections of the configuration that only some models read: what would be left out of a margin in silence is refused.
-CHARGES = ("stress_period", "dependence", "correlation_break", "procyclicality", "orders", "liquidity", "oracle")
+CHARGES = (
+    "stress_period", "dependence", "correlation_break", "procyclicality", "orders", "liquidity", "oracle", "regime",
+)  # fmt: skip
 
 
 def check_read(config: Config, reads: tuple[str, ...], name: str) -> None:

@@ -14,6 +14,7 @@ from marginax.models.addons.dependence import DependenceCharge, Standalone, stan
 from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
 from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.addons.regime import RegimeMultiplier
 from marginax.models.checks import CHARGES
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Parts, Tile, Totals
@@ -29,15 +30,16 @@ class DynamicPrepared(ScenarioPrepared):
     """The cube under the model's scenarios and then the stressed ones, which have no weight there.
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
-    `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
-    `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades),
-    `oracle` the quality of prices where they have any.
+    `units` are expected shortfalls of one unit long and short, `scale` and `regime` multipliers of each row's
+    underlying, `independent` the cube with every underlying on its own, `liquidity` what closing costs (None
+    where nobody trades), `oracle` the quality of prices where they have any.
     """
 
     stressed: Float[Array, " stressed"]
     units: Float[Array, "rows 2"]
     scale: Float[Array, " rows"]
     terms: CollateralTerms
+    regime: Float[Array, " rows"] | None
     independent: Float[Array, "rows main"] | None
     liquidity: LiquidityTerms | None
     oracle: OracleTerms | None
@@ -57,6 +59,7 @@ class DynamicCharges(ExpectedShortfall):
     collateral: CollateralCharge
     liquidity: LiquidityCharge | None
     oracle: OracleCharge | None
+    regime: RegimeMultiplier | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -69,6 +72,7 @@ class DynamicCharges(ExpectedShortfall):
             "correlation_break": self.correlation_break is not None,
             "wrong_way": self.collateral.wrong_way is not None,
             "procyclicality": self.procyclicality is not None,
+            "regime": self.regime is not None,
             "haircut": True,
             "concentration": self.collateral.concentrates,
             "liquidity": self.liquidity is not None,
@@ -90,7 +94,7 @@ class DynamicCharges(ExpectedShortfall):
     def _needs_groups(self) -> bool:
         comonotone = self.dependence is not None and self.dependence.against == "comonotone"
         lasting = self.liquidity is not None and self.liquidity.participation is not None
-        return comonotone or lasting or self.procyclicality is not None
+        return comonotone or lasting or self.procyclicality is not None or self.regime is not None
 
     @property
     def _needs_units(self) -> bool:
@@ -148,6 +152,7 @@ class DynamicCharges(ExpectedShortfall):
             some = own.total > 0
             multiplier = jnp.where(some, own.scaled / jnp.where(some, own.total, 1), 1)
             found["procyclicality"] = (multiplier - 1) * jnp.maximum(risk, 0)
+        found["regime"] = self._regime(own, risk)
         found["haircut"] = held_amounts(prepared.haircuts, tile)
         found["concentration"] = jnp.zeros_like(alone)
         if has_collateral(tile):
@@ -159,11 +164,20 @@ class DynamicCharges(ExpectedShortfall):
         found["oracle"] = jnp.zeros_like(alone)
         if self.oracle is not None and prepared.oracle is not None:
             found["oracle"] = self.oracle.charge(prepared.oracle, tile)
-        found["floor"] = jnp.maximum(0, -(risk + found["procyclicality"]))
+        scaled = risk + found["procyclicality"]
+        found["floor"] = jnp.maximum(0, -(scaled if self.regime is None else scaled + found["regime"]))
         has, names = owes(tile), self.part_names
         found = {name: jnp.where(has, part, 0) for name, part in found.items()}
         found["orders"] = self._orders(prepared, tile, losses, charges.joint)
         return Parts(tuple(found[name] for name in names), names), charges, joint
+
+    def _regime(self, own: Standalone | None, risk: Array) -> Float[Array, " accounts"]:
+        """What the multiplier of signals, the mean of the underlyings' by their shortfalls, adds to the risk."""
+        if own is None or own.regime is None:
+            return jnp.zeros_like(risk)
+        some = own.total > 0
+        multiplier = jnp.where(some, own.regime / jnp.where(some, own.total, 1), 1)
+        return (multiplier - 1) * jnp.maximum(risk, 0)
 
     def _orders(self, prepared: DynamicPrepared, tile: Tile, losses: Array, joint: Array) -> Float[Array, " accounts"]:
         """What the worst fills of open orders add to the shortfall, and what filling them costs at once."""
@@ -186,7 +200,9 @@ class DynamicCharges(ExpectedShortfall):
             return None
         main = slice(0, prepared.main)
         cube, weights = prepared.cube[:, main], prepared.weights[main]
-        return standalone(cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail)
+        return standalone(
+            cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail, regime=prepared.regime
+        )
 
     def _wrong_way(self, prepared: DynamicPrepared, tile: Tile, charges: Charges) -> Float[Array, " accounts"]:
         """The charge on collateral in whose underlying no position is held."""

@@ -24,12 +24,13 @@ from marginax_kernels import accumulate, group_shortfalls
 
 
 class Standalone(NamedTuple):
-    """Sums over the underlyings of an account: of ES_u, and of ES_u times a number of each underlying; and ES_u of the
-    groups of a tile."""
+    """Sums over the underlyings of an account: of ES_u, and of ES_u times numbers of each underlying (those of `regime`
+    where they are given); and ES_u of the groups of a tile."""
 
     total: Float[Array, " accounts"]
     scaled: Float[Array, " accounts"]
     groups: Float[Array, " runs"]
+    regime: Float[Array, " accounts"] | None = None
 
 
 def standalone(
@@ -40,14 +41,16 @@ def standalone(
     tile: Tile,
     *,
     tail: float,
+    regime: Float[Array, " rows"] | None = None,
 ) -> Standalone:
     """Sums of ES_u by account; `units` are `unit_shortfalls` of the cube at `tail`.
 
     An entry that is alone in its underlying costs nothing but a multiplication; groups are summed themselves.
     Gradient: exact.
     """
-    by_sign = [jnp.stack([units[:, k], units[:, k] * scale], axis=1) for k in range(2)]
-    sums, entries = jnp.zeros((len(tile.equity), 2), cube.dtype), []
+    scales = (scale,) if regime is None else (scale, regime)
+    by_sign = [jnp.stack([units[:, k], *(units[:, k] * each for each in scales)], axis=1) for k in range(2)]
+    sums, entries = jnp.zeros((len(tile.equity), 1 + len(scales)), cube.dtype), []
     if tile.dense is None:
         entries.append((tile.instruments, tile.quantities, tile.runs.alone))
     else:
@@ -62,15 +65,15 @@ def standalone(
         sums = sums + accumulate(by_sign[1], rows, jnp.maximum(-held, 0))
     groups = jnp.zeros(0, cube.dtype)
     if len(tile.runs.start):
-        over, groups = _over_groups(cube, weights, scale, tile, tail=tail)
+        over, groups = _over_groups(cube, weights, scales, tile, tail=tail)
         sums = sums + over
-    return Standalone(sums[:, 0], sums[:, 1], groups)
+    return Standalone(sums[:, 0], sums[:, 1], groups, None if regime is None else sums[:, 2])
 
 
 def _over_groups(
-    cube: Array, weights: Array, scale: Array, tile: Tile, *, tail: float
-) -> tuple[Float[Array, "accounts 2"], Float[Array, " runs"]]:
-    """Sums of ES_u, plain and scaled, over the groups of each account, and ES_u of each group."""
+    cube: Array, weights: Array, scales: tuple[Array, ...], tile: Tile, *, tail: float
+) -> tuple[Float[Array, "accounts sums"], Float[Array, " runs"]]:
+    """Sums of ES_u, plain and by each scale, over the groups of each account, and ES_u of each group."""
     runs, zero_row = tile.runs, len(cube) - 1
     owner = runs.owner
     extra, amount = jnp.full(owner.shape, zero_row), jnp.zeros(owner.shape, cube.dtype)
@@ -90,10 +93,11 @@ def _over_groups(
         amount=amount,
         tail=tail,
     )
-    times = scale[jnp.asarray(tile.instruments)[owner, runs.start]]
+    rows = jnp.asarray(tile.instruments)[owner, runs.start]
+    each_way = jnp.stack([found, *(found * scale[rows] for scale in scales)], axis=1)
     if tile.dense is not None:
-        return jax.ops.segment_sum(jnp.stack([found, found * times], axis=1), owner, len(tile.equity)), found
-    table = jnp.concatenate([jnp.stack([found, found * times], axis=1), jnp.zeros((1, 2), cube.dtype)])
+        return jax.ops.segment_sum(each_way, owner, len(tile.equity)), found
+    table = jnp.concatenate([each_way, jnp.zeros((1, 1 + len(scales)), cube.dtype)])
     most = max(2, 1 << (len(owner) // len(tile.equity) - 1).bit_length())
     place = jnp.arange(most)
     mine = jnp.where(place < runs.count[:, None], runs.first[:, None] + place, len(found))
