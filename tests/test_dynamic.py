@@ -15,6 +15,7 @@ from marginax.engine.tiles import build, cut
 from marginax.exposures import Exposures, expose
 from marginax.models.dynamic import Dynamic
 from marginax.models.dynamic_charges import DynamicPrepared
+from marginax.models.runs import book_groups
 from marginax.problems import BadInput
 from marginax.sections import Engine
 from markets import balances, book_of, margin, plus, positions, row, tables
@@ -153,6 +154,47 @@ def test_risk_figures_know_none_of_the_tools() -> None:
         np.testing.assert_allclose(run().margins[name].to_numpy(), one[name].to_numpy(), rtol=1e-12, atol=1e-9)
 
 
+class Seen(Dynamic):
+    """The same model, tile by tile."""
+
+    @property
+    def asks_tails(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_margins_by_tails_are_those_of_losses_tile_by_tile(name: str, precision: str) -> None:
+    """The kernel's answers and tiles of losses go through one set of formulas."""
+    asked = run(name, precision)
+    seen = margin(
+        holdings(), Seen.from_config(CONFIGS[name](), name="dynamic"), engine=Engine(precision=precision)
+    )  # fmt: skip
+    assert asked.manifest["kernel"] != seen.manifest["kernel"] == "JAX, tile by tile"
+    near = rounding(np.dtype(precision), 8, 200_000.0)
+    for one, other in zip(asked.margins, seen.margins, strict=True):
+        if one.dtype == pl.Float64 and one.name not in ("margin_ratio", "stress_score"):
+            # As in single precision against double: a few shortfalls, each off by the rounding of gross notional.
+            np.testing.assert_allclose(one.to_numpy(), other.to_numpy(), atol=12 * near, err_msg=one.name)
+        elif one.dtype != pl.Float64:
+            assert one.equals(other), one.name
+    np.testing.assert_allclose(asked.margins["stress_score"], seen.margins["stress_score"], atol=1 / 200 + 1e-6)
+    np.testing.assert_allclose(asked.uncovered, seen.uncovered, atol=len(asked.margins) * near)
+
+
+def test_accounts_with_orders_see_losses_and_the_others_change_no_bit_for_it() -> None:
+    given = holdings()
+    orders = pl.DataFrame({"account_id": ["maker"], "instrument_id": ["BTC-PERP"], "quantity": [900.0]})
+    stated = configured(orders={"cover": True})
+    ordered, still = (margin(each, stated).margins for each in ({**given, "orders": orders}, given))
+    others = pl.col("account_id") != "maker"
+    assert ordered.filter(others).equals(still.filter(others))
+    one, other = (each.filter(~others).row(0, named=True) for each in (ordered, still))
+    assert one["orders"] > 0 == other["orders"]
+    near = rounding(np.dtype(np.float32), 8, 200_000.0)
+    assert one["maintenance_margin"] == pytest.approx(other["maintenance_margin"], abs=12 * near)
+
+
 def test_dependence_lies_between_none_of_the_benefit_and_all_of_it() -> None:
     """Comonotone underlyings are the worst there is; independent ones never worse than that."""
     worst, apart = run(), run("independent")
@@ -209,6 +251,7 @@ def test_neighbours_and_tiles_change_no_bit() -> None:
 def test_groups_of_a_tile_are_two_or_more_entries_of_one_underlying_collateral_included() -> None:
     _, _, exposures = prepared()
     accounts = np.arange(len(exposures.equity))
+    booked = book_groups(exposures.positions, exposures.collateral, exposures.groups)
     for part in cut(exposures, accounts, tile_rows=64, scenarios=200):
         runs = build(exposures, part, np.float64).runs
         for k, account in enumerate(part.accounts):
@@ -221,6 +264,10 @@ def test_groups_of_a_tile_are_two_or_more_entries_of_one_underlying_collateral_i
             told = sorted((int(runs.length[g]), int(runs.asset[g] >= 0)) for g in mine)
             assert told == sorted((kinds.count("position"), kinds.count("asset")) for kinds in together)
             assert runs.count[k] == len(together)
+            own = range(booked.starts[account], booked.starts[account + 1])
+            assert [int(booked.held.counts[g]) for g in own] == [
+                int(runs.length[g]) + int(runs.asset[g] >= 0) for g in mine
+            ]
             single = sum(len(kinds) for kinds in entries.values() if len(kinds) == 1)
             positions, assets = exposures.positions.counts[account], exposures.collateral.counts[account]
             assert runs.alone[k, :positions].sum() + runs.asset_alone[k, :assets].sum() == single

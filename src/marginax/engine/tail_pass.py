@@ -1,23 +1,26 @@
-"""One pass over a book for models that ask for tails alone: no loss is stored, and no tile is the model's.
+"""One pass over a book for models that ask the kernel for tails: no loss is stored, and no tile of losses is a model's.
 
-Accounts go through `marginax_kernels.CubeTail` some ten thousand at a time, positions and collateral together; those
-with collateral that moves once more for their positions alone.
+Accounts go through `marginax_kernels.CubeTail` some ten thousand at a time. What needs no loss comes tile by tile, and
+so do accounts with open orders, whose worst fills are another set in every scenario.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from functools import cached_property
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Int64
 
+from marginax.book import Entries
 from marginax.engine.tile_pass import TilePass
 from marginax.engine.tiles import Cut
 from marginax.exposures import Exposures
-from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tails, Totals
+from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Totals
 from marginax.sections import Engine
-from marginax_kernels import CubeTail, native_path
+from marginax_kernels import BookTail, CubeTail, native_path
 
 # Accounts between two reports of progress; a book's tiles are cut within them.
 CHUNK = 32_768
@@ -29,6 +32,32 @@ class Chunk(NamedTuple):
     accounts: Int64[np.ndarray, " accounts"]
 
 
+class ChunkHolders:
+    """The accounts of a chunk before their model (`marginax.models.protocol.Holders`)."""
+
+    def __init__(self, exposures: Exposures, kernels: Mapping[str, CubeTail], tiles: Callable[[], TilePass]) -> None:
+        self.positions, self.collateral, self.equity = exposures.positions, exposures.collateral, exposures.equity
+        self.groups = exposures.groups
+        self._exposures, self._kernels, self._tiles = exposures, kernels, tiles
+
+    def tails(self, question: str, held: Entries, amounts: np.ndarray | None = None) -> BookTail:
+        """The kernel's answer, a row for each tail."""
+        return self._kernels[question].of(held.starts, held.columns, held.amounts, amounts)
+
+    def costs(self, groups: Entries) -> Any:
+        """What the model says of the accounts without a loss."""
+        count = len(self.equity)
+        cuts, answers = zip(*self._tiles().over(self._exposures).costs(np.arange(count), groups), strict=True)
+        place = np.empty(count, int)
+        place[np.concatenate([cut.accounts for cut in cuts])] = np.arange(count)
+
+        def by_account(*leaves: np.ndarray) -> np.ndarray:
+            real = [leaf[: len(cut.accounts)] for cut, leaf in zip(cuts, leaves, strict=True)]
+            return np.concatenate(real)[place]
+
+        return jax.tree.map(by_account, *answers)
+
+
 class TailPass:
     """Streams a book through the tails that a model asks for; attributions see losses, tile by tile.
 
@@ -37,78 +66,76 @@ class TailPass:
 
     def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
         self._model, self._prepared, self._exposures = model, prepared, exposures
-        self._dtype = np.float32 if settings.precision == "float32" else np.float64
-        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and its holders `numerical`
-            cube = np.asarray(prepared.cube).astype(self._dtype)
+        self._settings = settings
         start = perf_counter()
         native_path(settings.precision)
         self.compiling = perf_counter() - start
-        self._asked = model.asked_tails or ()
-        self._tails = CubeTail(
-            cube,
-            np.asarray(prepared.weights),
-            tail=self._asked,
-            scrambles=model.scrambles,
-            dense_width=settings.dense_width,
-            streams=settings.streams,
-            tile=settings.tile_rows,
-        )
-        self._tiles: TilePass | None = None
-        self._settings = settings
+        dtype = np.float32 if settings.precision == "float32" else np.float64
+        self._kernels = {}
+        for name, question in model.questions(prepared).items():
+            with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and its holders `numerical`
+                cube = np.asarray(question.cube).astype(dtype)
+            self._kernels[name] = CubeTail(
+                cube,
+                np.asarray(question.weights),
+                tail=question.tails,
+                scrambles=question.scrambles,
+                dense_width=settings.dense_width,
+                streams=settings.streams,
+                tile=settings.tile_rows,
+            )
+        if model.asks_costs:
+            self._tiles  # noqa: B018  # made once for all books of the market
+
+    @cached_property
+    def _tiles(self) -> TilePass:
+        return TilePass(self._model, self._prepared, self._exposures, self._settings)
 
     def over(self, exposures: Exposures) -> "TailPass":
         """The same pass over another book of the same market."""
         other = copy(self)
         other._exposures = exposures
-        other._tiles = None if self._tiles is None else self._tiles.over(exposures)
+        if "_tiles" in vars(self):
+            vars(other)["_tiles"] = self._tiles.over(exposures)
         return other
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
-        """Nothing ahead: programs are few and small, and machine code is there since the cube was sliced."""
+        """Compile what sees tiles; machine code is there since the cube was sliced."""
+        chunked, ordering = self._divided(accounts)
+        if self._model.asks_costs:
+            self._tiles.compile_costs(chunked)
+        if len(ordering):
+            self._tiles.compile(ordering)
 
-    def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Chunk, tuple[Margin, Totals]]]:
-        """The model's margins and totals for each chunk of these accounts."""
-        for first in range(0, len(accounts), CHUNK):
-            chunk = accounts[first : first + CHUNK]
-            yield Chunk(chunk), self._margins(chunk)
+    def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Chunk | Cut, tuple[Margin, Totals]]]:
+        """The model's margins and totals: for each chunk of these accounts, and each tile of those with orders."""
+        chunked, ordering = self._divided(accounts)
+        for first in range(0, len(chunked), CHUNK):
+            chunk, held = chunked[first : first + CHUNK], self._exposures
+            part = held.of(held.positions.taken(chunk), held.collateral.taken(chunk), held.equity[chunk])
+            holders = ChunkHolders(part, self._kernels, lambda: self._tiles)
+            yield Chunk(chunk), self._model.margin_by_tails(self._prepared, holders)
+        if len(ordering):
+            yield from self._tiles.margins(ordering)
 
     def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
         """The model's attribution for each tile over these accounts."""
-        if self._tiles is None:
-            self._tiles = TilePass(self._model, self._prepared, self._exposures, self._settings)
         return self._tiles.attributions(accounts)
 
-    def _margins(self, accounts: np.ndarray) -> tuple[Margin, Totals]:
-        held = self._exposures
-        positions, collateral = held.positions.taken(accounts), held.collateral.taken(accounts)
-        both, equity = positions.beside(collateral), held.equity[accounts]
-        found = self._tails.of(both.starts, both.columns, both.amounts, equity)
-        pledging = np.flatnonzero(collateral.counts)
-        alone = found.expected_shortfall
-        if len(pledging):
-            apart, alone = positions.taken(pledging), alone.copy()
-            alone[:, pledging] = self._tails.of(apart.starts, apart.columns, apart.amounts).expected_shortfall
-        joint = {
-            tail: found._replace(
-                var=found.var[k], expected_shortfall=found.expected_shortfall[k], std_error=found.std_error[k]
-            )
-            for k, tail in enumerate(self._asked)
-        }
-        margin = self._model.margin_of(
-            self._prepared, Tails(joint, dict(zip(self._asked, alone, strict=True)), positions.counts > 0, collateral)
-        )
-        assert found.venue_loss is not None
-        return margin, Totals(found.venue_loss[None])
+    def _divided(self, accounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Accounts without open orders that the model reads, and those with."""
+        with_orders = (self._exposures.orders.held.counts[accounts] > 0) & self._model.reads_orders
+        return accounts[~with_orders], accounts[with_orders]
 
 
 def book_pass(model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> "TilePass | TailPass":
     """The pass that a model's books go through: tails where it asks for them, losses tile by tile where not."""
-    return (TilePass if model.asked_tails is None else TailPass)(model, prepared, exposures, settings)
+    return (TailPass if model.asks_tails else TilePass)(model, prepared, exposures, settings)
 
 
 def kernel(model: MarginModel, precision: str) -> str:
     """What the accounts of a model are computed with in that precision, for the manifest."""
-    if model.asked_tails is None:
+    if not model.asks_tails:
         return "JAX, tile by tile"
     use = native_path(precision)
     return f"machine code ({use.reason.split(':')[0]})" if use.in_use else f"JAX ({use.reason})"

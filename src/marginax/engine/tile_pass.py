@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int64
 
+from marginax.book import Entries
 from marginax.engine.compilation import WIDE_VECTORS
 from marginax.engine.tiles import Cut, build, cut
 from marginax.exposures import Exposures
@@ -19,6 +20,12 @@ from marginax_kernels.streams import run_streams, stream_devices
 
 # A tile's losses of a thousand scenarios stay in a core's cache.
 ROWS = 128
+# What needs no loss is small however many accounts there are, and a call costs as much as a hundred of them.
+COST_ROWS = 2048
+NO_GROUPS = Entries(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))
+
+# What a program takes beside a tile, made of it on the host.
+More = Callable[[Tile, Cut], np.ndarray]
 
 
 class TilePass:
@@ -67,15 +74,38 @@ class TilePass:
         """The model's attribution for each tile over these accounts."""
         return self._stream(self._cut(accounts), _attribute)
 
-    def _cut(self, accounts: np.ndarray) -> Iterator[Cut]:
-        return cut(self._exposures, accounts, tile_rows=self._rows, scenarios=self._scenarios)
+    def compile_costs(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
+        """Compile every shape that `costs` of these accounts needs, on tiles without accounts."""
+        shapes = dict.fromkeys(part.shape for part in self._cut(accounts, COST_ROWS))
+        for _ in self._stream((Cut(accounts[:0], *shape) for shape in shapes), _costs, self._numbers(NO_GROUPS)):
+            pass
 
-    def _stream(self, parts: Iterable[Cut], call: Callable[..., Any]) -> Iterator[tuple[Cut, Any]]:
+    def costs(self, accounts: Int64[np.ndarray, " accounts"], groups: Entries) -> Iterator[tuple[Cut, Any]]:
+        """What of the model's margins needs no loss, for each tile over these accounts; `groups` are by account numbers
+        of what it holds in one underlying, in the order of a tile's runs."""
+        return self._stream(self._cut(accounts, COST_ROWS), _costs, self._numbers(groups))
+
+    def _cut(self, accounts: np.ndarray, rows: int = 0) -> Iterator[Cut]:
+        return cut(self._exposures, accounts, tile_rows=rows or self._rows, scenarios=self._scenarios)
+
+    def _numbers(self, groups: Entries) -> More:
+        """The numbers of a tile's runs; zero of those that are padding."""
+
+        def numbers(tile: Tile, part: Cut) -> np.ndarray:
+            own = groups.taken(part.accounts).amounts
+            return np.concatenate([own, np.zeros(len(tile.runs.start) - len(own))]).astype(self._dtype)
+
+        return numbers
+
+    def _stream(
+        self, parts: Iterable[Cut], call: Callable[..., Any], more: More | None = None
+    ) -> Iterator[tuple[Cut, Any]]:
         def work(stream: int, part: Cut) -> Any:
             with self._precision():
                 with np.errstate(over="ignore"):
                     tile = build(self._exposures, part, self._dtype)
-                answer = call(*self._placed[stream], tile)  # it runs where the model and the cube are
+                    given = () if more is None else (more(tile, part),)
+                answer = call(*self._placed[stream], tile, *given)  # it runs where the model and the cube are
                 return jax.tree.map(np.asarray, answer)
 
         return run_streams(work, parts, len(self._devices))
@@ -99,6 +129,11 @@ def _complete(model: MarginModel, prepared: Prepared) -> Prepared:
 @jax.jit
 def _margin(model: MarginModel, prepared: Prepared, tile: Tile) -> Any:
     return model.margin(prepared, tile)
+
+
+@jax.jit
+def _costs(model: MarginModel, prepared: Prepared, tile: Tile, groups: Any) -> Any:
+    return model.costs(prepared, tile, groups)
 
 
 @jax.jit

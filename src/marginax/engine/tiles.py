@@ -47,9 +47,11 @@ def cut(
     least = ROW_STEP * ceil(LEAST_NUMBERS / (max(scenarios, 1) * ROW_STEP))
     widths = _power(exposures.positions.counts[accounts], base=2, least=2)
     sides, orders = (_side(held.counts[accounts]) for held in (exposures.collateral, exposures.orders.held))
-    shapes = np.stack([widths, sides, orders], axis=1)
-    for width, side, ordered in sorted(map(tuple, np.unique(shapes, axis=0).tolist()), reverse=True):
-        members = accounts[(shapes == (width, side, ordered)).all(axis=1)]
+    base = int(max(sides.max(initial=0), orders.max(initial=0))) + 1
+    shapes = (widths * base + sides) * base + orders
+    for shape in np.unique(shapes)[::-1].tolist():
+        width, side, ordered = shape // base**2, shape // base % base, shape % base
+        members = accounts[shapes == shape]
         rows = max(tile_rows if width < WIDE else ROW_STEP, least)
         for first in range(0, len(members), rows):
             yield Cut(members[first : first + rows], rows, width, side, ordered)

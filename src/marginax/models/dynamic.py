@@ -44,6 +44,8 @@ from marginax.models.addons.procyclicality import ProcyclicalityTools
 from marginax.models.addons.regime import RegimeMultiplier, SignalArrays, regime_notes
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared
 from marginax.models.dynamic_state import DynamicCarried, DynamicPast, DynamicState, Follower, dynamic_past
+from marginax.models.dynamic_tails import dynamic_margin, dynamic_questions
+from marginax.models.protocol import Holders, Margin, Question, Totals
 from marginax.models.scenario_model import ScenarioDraws
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.carried import Bar
@@ -91,6 +93,24 @@ class Dynamic(DynamicCharges):
             oracle=OracleCharge.from_settings(config.oracle),
             regime=RegimeMultiplier.from_settings(config.regime),
         )
+
+    @property
+    def asks_tails(self) -> bool:
+        """Yes; what inherits from this model says for itself."""
+        return type(self) is Dynamic
+
+    @property
+    def asks_costs(self) -> bool:
+        """Yes: what collateral, closing and prices cost."""
+        return True
+
+    def questions(self, prepared: DynamicPrepared) -> Mapping[str, Question]:  # type: ignore[override]
+        """The tails that its parts ask for."""
+        return dynamic_questions(self, prepared)
+
+    def margin_by_tails(self, prepared: DynamicPrepared, holders: Holders) -> tuple[Margin, Totals]:  # type: ignore[override]
+        """The same margins from the kernel's answers."""
+        return dynamic_margin(self, prepared, holders)
 
     @property
     def _follower(self) -> Follower:

@@ -1,6 +1,7 @@
 """The account side of the dynamic margin: every part of a requirement from the losses of a tile, and their shares."""
 
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
-from marginax.models.addons.dependence import DependenceCharge, Standalone, standalone
+from marginax.models.addons.dependence import DependenceCharge, run_shortfalls, standalone
 from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
 from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
@@ -24,15 +25,54 @@ from marginax_kernels import exceedance_probability, expected_shortfall, first_w
 
 # The cost of closing, and of prices that may be wrong: maintenance holds these parts in full.
 IN_FULL = ("haircut", "concentration", "liquidity", "oracle")
+# What is paid when positions are closed and collateral is turned into money.
+CLOSING = ("haircut", "concentration", "liquidity")
+
+
+class Stressed(NamedTuple):
+    """Expected shortfall over the stressed stretch: of the positions alone, and of all that is held."""
+
+    core: Float[Any, " accounts"]
+    joint: Float[Any, " accounts"]
+
+
+class LossFigures(NamedTuple):
+    """What the parts ask of losses, by account, at `charge_tail`; None where no part asks.
+
+    `apart` is the expected shortfall with every underlying on its own, `windows` what the correlation break charges
+    before its bounds, `traded` the shortfall without the collateral that hedges nothing.
+    """
+
+    charges: Charges
+    stressed: Stressed | None
+    apart: Float[Any, " accounts"] | None
+    windows: Float[Any, " accounts"] | None
+    traded: Float[Any, " accounts"]
+
+
+class Costs(eqx.Module):
+    """What needs no loss, by account, in account currency.
+
+    `parts` are amounts by name; `total`, `scaled` and `regime` sums of ES_u, plain and times the multiplier of each
+    underlying, that of the tools and that of signals; `unhedging` the sum of the shortfalls of collateral that hedges
+    nothing; `closing` what it costs to close.
+    """
+
+    parts: dict[str, Float[Any, " accounts"]]
+    total: Float[Any, " accounts"] | None
+    scaled: Float[Any, " accounts"] | None
+    unhedging: Float[Any, " accounts"] | None
+    closing: Float[Any, " accounts"]
+    regime: Float[Any, " accounts"] | None = None
 
 
 class DynamicPrepared(ScenarioPrepared):
     """The cube under the model's scenarios and then the stressed ones, which have no weight there.
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
-    `units` are expected shortfalls of one unit long and short, `scale` and `regime` multipliers of each row's
-    underlying, `independent` the cube with every underlying on its own, `liquidity` what closing costs (None
-    where nobody trades), `oracle` the quality of prices where they have any.
+    `units` are expected shortfalls of one unit long and short, `scale` and `regime` the multipliers of each row's
+    underlying by the tools and by signals, `independent` the cube with every underlying on its own, `liquidity` what
+    closing costs (None where nobody trades), `oracle` the quality of prices where they have any.
     """
 
     stressed: Float[Array, " stressed"]
@@ -91,126 +131,111 @@ class DynamicCharges(ExpectedShortfall):
         return eqx.tree_at(lambda each: each.units, prepared, units)
 
     @property
-    def _needs_groups(self) -> bool:
+    def needs_groups(self) -> bool:
+        """Whether any part asks what is lost in single underlyings."""
         comonotone = self.dependence is not None and self.dependence.against == "comonotone"
         lasting = self.liquidity is not None and self.liquidity.participation is not None
         return comonotone or lasting or self.procyclicality is not None or self.regime is not None
 
     @property
     def _needs_units(self) -> bool:
-        return self._needs_groups or self.collateral.wrong_way is not None
+        return self.needs_groups or self.collateral.wrong_way is not None
 
     def fitted_margin(self, prepared: DynamicPrepared, tile: Tile, fitted: Any) -> tuple[Margin, Totals]:  # type: ignore[override]
         """Requirement, risk figures and score of every account of the tile."""
-        parts, charges, joint = self._parts(prepared, tile)
-        ratio = jnp.asarray(self.maintenance_ratio, charges.var.dtype)
-        own_ratios = {**dict.fromkeys(IN_FULL, jnp.ones_like(ratio)), "orders": jnp.zeros_like(ratio)}
-        ratios = tuple(own_ratios.get(name, ratio) for name in parts.names)
-        main = joint[:, : prepared.main]
-        margin = Margin(
-            parts=parts,
-            maintenance_ratios=ratios,
+        parts, figures, costs, joint = self._found(prepared, tile)
+        main = prepared.main
+        limit = tile.equity - costs.closing
+        score = exceedance_probability(joint[:, :main], prepared.weights[:main], limit)
+        margin = self.answer(parts, figures.charges, score, first_worst(joint))
+        return margin, Totals(uncovered(joint, limit))
+
+    def answer(self, parts: dict[str, Any], charges: Charges, score: Any, worst: Any) -> Margin:
+        """The margin of these parts, the figures of the joint loss, its score and its worst scenario."""
+        array = charges.var.__array_namespace__()
+        ratio = array.asarray(self.maintenance_ratio, dtype=charges.var.dtype)
+        own_ratios = {**dict.fromkeys(IN_FULL, array.ones_like(ratio)), "orders": array.zeros_like(ratio)}
+        return Margin(
+            parts=Parts(tuple(parts[name] for name in self.part_names), self.part_names),
+            maintenance_ratios=tuple(own_ratios.get(name, ratio) for name in self.part_names),
             var=charges.var,
             expected_shortfall=charges.shortfall,
             std_error=charges.std_error,
-            stress_score=exceedance_probability(main, prepared.weights[: prepared.main], tile.equity),
-            worst_scenario=first_worst(joint),
+            stress_score=score,
+            worst_scenario=worst,
         )
-        return margin, Totals(uncovered(joint, tile.equity))
 
-    def _parts(self, prepared: DynamicPrepared, tile: Tile) -> tuple[Parts, Charges, Array]:
-        """The parts by account, the figures of the joint loss, and that loss."""
+    def _found(self, prepared: DynamicPrepared, tile: Tile) -> tuple[dict[str, Array], LossFigures, Costs, Array]:
+        """The parts by account, what they were made of, and the joint loss."""
+        figures, joint = self._figures(prepared, tile)
+        costs = self.costs(prepared, tile, self._groups(prepared, tile))
+        parts = self.parts_of(owes(tile), figures, costs)
+        if tile.orders is not None:
+            losses = joint[:, : prepared.main] + order_losses(prepared, tile.orders)[:, : prepared.main]
+            filled = expected_shortfall(losses, prepared.weights[: prepared.main], tail=self.charge_tail)
+            owed = jnp.where(owes(tile), figures.charges.joint, 0)
+            # What the worst fills add to the shortfall, and what filling them costs at once.
+            parts["orders"] = jnp.maximum(filled - owed, 0) + jnp.sum(tile.orders.cost, axis=1)
+        return parts, figures, costs, joint
+
+    def parts_of(self, has: Any, figures: LossFigures, costs: Costs) -> dict[str, Any]:
+        """Every part but that of open orders, which is zero here, of accounts that have positions where `has` says so.
+
+        Of NumPy arrays or of JAX's. Gradient: exact, one-sided at the kinks.
+        """
+        charges, array = figures.charges, figures.charges.core.__array_namespace__()
+        alone, together = charges.core, charges.joint
+        none = array.zeros_like(alone)
+        found = {"core": alone, "stress": none}
+        if figures.stressed is not None:
+            found["stress"] = self._stress(alone, figures.stressed.core)
+            together = together + self._stress(charges.joint, figures.stressed.joint)
+        found["collateral"] = together - alone - found["stress"]
+        if self.dependence is not None:
+            bound = costs.total if figures.apart is None else figures.apart
+            found["dependence"] = self.dependence.charge(bound, charges.joint)
+        if self.correlation_break is not None:
+            found["correlation_break"] = self.correlation_break.charge(figures.windows, charges.joint)
+        found["wrong_way"] = none
+        if costs.unhedging is not None:
+            found["wrong_way"] = self.collateral.wrong_way_charge(costs.unhedging, figures.traded, charges.joint)
+        risk = sum(found.values(), none)
+        found["procyclicality"] = none
+        if self.procyclicality is not None:
+            found["procyclicality"] = _added(risk, costs.total, costs.scaled)
+        scaled = risk + found["procyclicality"]
+        found["regime"] = none
+        if self.regime is not None:
+            found["regime"] = _added(risk, costs.total, costs.regime)
+            scaled = scaled + found["regime"]
+        found |= costs.parts
+        found["floor"] = array.maximum(0, -scaled)
+        return {**{name: array.where(has, part, 0) for name, part in found.items()}, "orders": none}
+
+    def _figures(self, prepared: DynamicPrepared, tile: Tile) -> tuple[LossFigures, Array]:
+        """What the parts ask of losses, and the joint loss."""
         positions, joint = tile_losses(prepared, tile)
         main = prepared.main
         weights, losses = prepared.weights[:main], joint[:, :main]
         charges = self.shortfalls(weights, tile, positions[:, :main], losses)
-        alone, together = charges.core, charges.joint
-        found = {"core": alone, "stress": jnp.zeros_like(alone)}
+        stressed = apart = windows = None
         if self.stress_weight is not None:
-            found["stress"] = self._stress(alone, positions[:, main:], prepared.stressed)
-            together = together + self._stress(charges.joint, joint[:, main:], prepared.stressed)
-        found["collateral"] = together - alone - found["stress"]
-        own = self._standalone(prepared, tile)
-        if self.dependence is not None:
-            if prepared.independent is not None:
-                apart = eqx.tree_at(lambda each: each.cube, prepared, prepared.independent)
-                bound = expected_shortfall(tile_losses(apart, tile)[1], weights, tail=self.charge_tail)
-            else:
-                assert own is not None
-                bound = own.total
-            found["dependence"] = self.dependence.charge(bound, charges.joint)
+            over = partial(expected_shortfall, weights=prepared.stressed, tail=self.charge_tail)
+            stressed = Stressed(over(positions[:, main:]), over(joint[:, main:]))
+        if self.dependence is not None and prepared.independent is not None:
+            mixed = eqx.tree_at(lambda each: each.cube, prepared, prepared.independent)
+            apart = expected_shortfall(tile_losses(mixed, tile)[1], weights, tail=self.charge_tail)
         if self.correlation_break is not None:
             past = slice(0, prepared.historical)
-            found["correlation_break"] = self.correlation_break.charge(
-                losses[:, past], weights[past], charges.joint, tail=self.charge_tail
-            )
-        found["wrong_way"] = self._wrong_way(prepared, tile, charges)
-        risk = sum(found.values(), jnp.zeros_like(alone))
-        found["procyclicality"] = jnp.zeros_like(alone)
-        if self.procyclicality is not None:
-            assert own is not None
-            some = own.total > 0
-            multiplier = jnp.where(some, own.scaled / jnp.where(some, own.total, 1), 1)
-            found["procyclicality"] = (multiplier - 1) * jnp.maximum(risk, 0)
-        found["regime"] = self._regime(own, risk)
-        found["haircut"] = held_amounts(prepared.haircuts, tile)
-        found["concentration"] = jnp.zeros_like(alone)
-        if has_collateral(tile):
-            found["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
-        found["liquidity"] = jnp.zeros_like(alone)
-        if self.liquidity is not None and prepared.liquidity is not None:
-            runs = None if own is None else shortfall_by_run(prepared.units, own.groups, tile)
-            found["liquidity"] = self.liquidity.charge(prepared.liquidity, tile, runs)
-        found["oracle"] = jnp.zeros_like(alone)
-        if self.oracle is not None and prepared.oracle is not None:
-            found["oracle"] = self.oracle.charge(prepared.oracle, tile)
-        scaled = risk + found["procyclicality"]
-        found["floor"] = jnp.maximum(0, -(scaled if self.regime is None else scaled + found["regime"]))
-        has, names = owes(tile), self.part_names
-        found = {name: jnp.where(has, part, 0) for name, part in found.items()}
-        found["orders"] = self._orders(prepared, tile, losses, charges.joint)
-        return Parts(tuple(found[name] for name in names), names), charges, joint
+            windows = self.correlation_break.windows_of(losses[:, past], weights[past], tail=self.charge_tail)
+        return LossFigures(charges, stressed, apart, windows, self._traded(prepared, tile, charges)), joint
 
-    def _regime(self, own: Standalone | None, risk: Array) -> Float[Array, " accounts"]:
-        """What the multiplier of signals, the mean of the underlyings' by their shortfalls, adds to the risk."""
-        if own is None or own.regime is None:
-            return jnp.zeros_like(risk)
-        some = own.total > 0
-        multiplier = jnp.where(some, own.regime / jnp.where(some, own.total, 1), 1)
-        return (multiplier - 1) * jnp.maximum(risk, 0)
-
-    def _orders(self, prepared: DynamicPrepared, tile: Tile, losses: Array, joint: Array) -> Float[Array, " accounts"]:
-        """What the worst fills of open orders add to the shortfall, and what filling them costs at once."""
-        if tile.orders is None:
-            return jnp.zeros_like(joint)
-        main = prepared.main
-        worst = losses + order_losses(prepared, tile.orders)[:, :main]
-        filled = expected_shortfall(worst, prepared.weights[:main], tail=self.charge_tail)
-        owed = jnp.where(owes(tile), joint, 0)
-        return jnp.maximum(filled - owed, 0) + jnp.sum(tile.orders.cost, axis=1)
-
-    @property
-    def reads_orders(self) -> bool:
-        """Whether initial margin covers the worst fills of open orders."""
-        return self.settings.orders.cover
-
-    def _standalone(self, prepared: DynamicPrepared, tile: Tile) -> Standalone | None:
-        """Expected shortfalls of single underlyings; None where no part asks for them."""
-        if not self._needs_groups:
-            return None
-        main = slice(0, prepared.main)
-        cube, weights = prepared.cube[:, main], prepared.weights[main]
-        return standalone(
-            cube, weights, prepared.units, prepared.scale, tile, tail=self.charge_tail, regime=prepared.regime
-        )
-
-    def _wrong_way(self, prepared: DynamicPrepared, tile: Tile, charges: Charges) -> Float[Array, " accounts"]:
-        """The charge on collateral in whose underlying no position is held."""
+    def _traded(self, prepared: DynamicPrepared, tile: Tile, charges: Charges) -> Float[Array, " accounts"]:
+        """The shortfall without the collateral in whose underlying no position is held."""
         if self.collateral.wrong_way is None or not has_collateral(tile):
-            return jnp.zeros_like(charges.joint)
+            return charges.core
         main = slice(0, prepared.main)
-        other = tile.runs.asset_alone & (tile.amounts > 0)
-        amounts = jnp.where(other, 0, tile.amounts)
+        amounts = jnp.where(tile.runs.asset_alone & (tile.amounts > 0), 0, tile.amounts)
         mixed = jnp.any(amounts != 0, axis=1)
 
         def with_the_rest() -> Array:
@@ -220,14 +245,48 @@ class DynamicCharges(ExpectedShortfall):
 
         # Most accounts own nothing that they trade: theirs is the shortfall of the positions, which is known.
         rest = lax.cond(jnp.any(mixed), with_the_rest, lambda: charges.core)
-        shortfall = jnp.where(mixed, rest, charges.core)
-        return self.collateral.wrong_way_charge(prepared.units, tile, shortfall, charges.joint)
+        return jnp.where(mixed, rest, charges.core)
 
-    def _stress(self, shortfall: Array, losses: Array, weights: Array) -> Float[Array, " accounts"]:
+    def costs(self, prepared: DynamicPrepared, tile: Tile, groups: Float[Array, " runs"]) -> Costs:
+        """What needs no loss, of the accounts of a tile; `groups` are expected shortfalls of its runs, where any part
+        needs them."""
+        none = jnp.zeros_like(tile.equity)
+        total = scaled = unhedging = None
+        if self.needs_groups:
+            total, scaled = standalone(prepared.units, prepared.scale, tile, groups)
+        regime = None
+        if self.regime is not None and prepared.regime is not None:
+            _, regime = standalone(prepared.units, prepared.regime, tile, groups)
+        if self.collateral.wrong_way is not None:
+            unhedging = self.collateral.unhedging(prepared.units, tile) if has_collateral(tile) else none
+        parts = {"haircut": held_amounts(prepared.haircuts, tile)}
+        parts |= dict.fromkeys(("concentration", "liquidity", "oracle"), none)
+        if has_collateral(tile):
+            parts["concentration"] = jnp.sum(self.collateral.concentration_by_asset(prepared.terms, tile), axis=1)
+        if self.liquidity is not None and prepared.liquidity is not None:
+            runs = shortfall_by_run(prepared.units, groups, tile) if self.needs_groups else None
+            parts["liquidity"] = self.liquidity.charge(prepared.liquidity, tile, runs)
+        if self.oracle is not None and prepared.oracle is not None:
+            parts["oracle"] = self.oracle.charge(prepared.oracle, tile)
+        closing = sum((parts[name] for name in CLOSING), none)
+        return Costs(parts, total, scaled, unhedging, jnp.where(owes(tile), closing, 0), regime)
+
+    @property
+    def reads_orders(self) -> bool:
+        """Whether initial margin covers the worst fills of open orders."""
+        return self.settings.orders.cover
+
+    def _groups(self, prepared: DynamicPrepared, tile: Tile) -> Float[Array, " runs"]:
+        """Expected shortfalls of what is held in one underlying; zero where no part asks for them."""
+        if not self.needs_groups:
+            return jnp.zeros(len(tile.runs.start), tile.equity.dtype)
+        main = slice(0, prepared.main)
+        return run_shortfalls(prepared.cube[:, main], prepared.weights[main], tile, tail=self.charge_tail)
+
+    def _stress(self, shortfall: Any, stressed: Any) -> Any:
         """w (ES over the stretch - ES)+."""
-        assert self.stress_weight is not None
-        beyond = expected_shortfall(losses, weights, tail=self.charge_tail) - shortfall
-        return jnp.asarray(self.stress_weight, shortfall.dtype) * jnp.maximum(beyond, 0)
+        array = shortfall.__array_namespace__()
+        return array.asarray(self.stress_weight, dtype=shortfall.dtype) * array.maximum(stressed - shortfall, 0)
 
     def attribute(self, prepared: DynamicPrepared, tile: Tile) -> Parts:  # type: ignore[override]
         """Euler shares of each part by position, by asset of the collateral, and by open order: amount times slope.
@@ -244,7 +303,8 @@ class DynamicCharges(ExpectedShortfall):
             return own if tile.orders is None else (*own, tile.orders.quantities)
 
         def parts_of(*held: Array) -> tuple[Array, ...]:
-            return self._parts(sloped, eqx.tree_at(held_of, tile, held))[0].values
+            parts = self._found(sloped, eqx.tree_at(held_of, tile, held))[0]
+            return tuple(parts[name] for name in self.part_names)
 
         held = tuple(jnp.asarray(each) for each in held_of(tile))
         values, pull = jax.vjp(parts_of, *held)
@@ -258,10 +318,17 @@ class DynamicCharges(ExpectedShortfall):
             others = [jnp.zeros_like(each) for each in held]
             shares["concentration"] = jnp.concatenate([others[0], cut, *others[2:]], axis=1)
         if self.liquidity is not None and prepared.liquidity is not None:
-            own = self._standalone(prepared, tile)
-            runs = None if own is None else shortfall_by_run(prepared.units, own.groups, tile)
+            groups = self._groups(prepared, tile)
+            runs = shortfall_by_run(prepared.units, groups, tile) if self.needs_groups else None
             closing = self.liquidity.shares(prepared.liquidity, tile, runs)
             shares["liquidity"] = jnp.concatenate([closing, *(jnp.zeros_like(each) for each in held[1:])], axis=1)
         if tile.orders is not None:
             shares["orders"] = shares["orders"].at[:, -tile.orders.cost.shape[1] :].add(tile.orders.cost)
         return Parts(tuple(shares.values()), self.part_names)
+
+
+def _added(risk: Any, total: Any, scaled: Any) -> Any:
+    """What the mean multiplier of an account's underlyings, weighted by ES_u, adds to its risk."""
+    array, some = risk.__array_namespace__(), total > 0
+    multiplier = array.where(some, scaled / array.where(some, total, 1), 1)
+    return (multiplier - 1) * array.maximum(risk, 0)

@@ -4,17 +4,20 @@
 unless said otherwise.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from marginax.config import Config
-from marginax.models.protocol import Margin, Tails, Tile
+from marginax.models.book_tails import MAIN, shortfall_alone
+from marginax.models.protocol import Holders, Margin, Question, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, shares_by
 from marginax_kernels import (
+    BookTail,
     expected_shortfall,
     expected_shortfall_error,
     expected_shortfall_scramble_error,
@@ -50,22 +53,42 @@ class ExpectedShortfall(ScenarioModel):
         return Charges(core, charge, var, shortfall, error)
 
     @property
-    def asked_tails(self) -> tuple[float, ...] | None:
-        """Its two tails; what inherits from this model charges more, and sees losses."""
-        return tuple(dict.fromkeys((self.tail, self.charge_tail))) if type(self) is ExpectedShortfall else None
+    def asks_tails(self) -> bool:
+        """Yes; what inherits from this model charges more, and says for itself."""
+        return type(self) is ExpectedShortfall
 
-    def margin_of(self, prepared: ScenarioPrepared, tails: Tails) -> Margin:
+    def questions(self, prepared: ScenarioPrepared) -> Mapping[str, Question]:
+        """Its two tails of all scenarios."""
+        return {MAIN: Question(prepared.cube, prepared.weights, self.tails, self.scrambles)}
+
+    @property
+    def tails(self) -> tuple[float, ...]:
+        """The tail of the figures, and that of the charge where it is another."""
+        return tuple(dict.fromkeys((self.tail, self.charge_tail)))
+
+    def margin_by_tails(self, prepared: ScenarioPrepared, holders: Holders) -> tuple[Margin, Totals]:
         """The same requirement and figures from the tails of what accounts hold."""
-        figures, charged = tails.joint[self.tail], tails.joint[self.charge_tail]
-        tells = self.independent or self.scrambles[0]
-        error = figures.std_error if tells else np.full_like(figures.var, np.nan)
-        alone, joint = tails.alone[self.charge_tail], charged.expected_shortfall
-        charges = Charges(alone, joint, figures.var, figures.expected_shortfall, error)
-        held = tails.collateral
+        held, has = holders.collateral, holders.positions.counts > 0
         with np.errstate(all="ignore"):  # what is beyond float64 becomes infinite, and its holder `numerical`
             costs = np.asarray(prepared.haircuts)[held.columns] * np.maximum(held.amounts, 0)
-            haircut = np.bincount(held.owners, costs, minlength=len(alone))
-            return self.requirement(charges, tails.has_positions, haircut, figures.exceedance, figures.worst_scenario)
+            haircut = np.bincount(held.owners, costs, minlength=len(has))
+            limit = holders.equity - np.where(has, haircut, 0)
+        charges, told = self.charges_by_tails(holders, limit)
+        assert told.venue_loss is not None
+        with np.errstate(all="ignore"):
+            margin = self.requirement(charges, has, haircut, told.exceedance, told.worst_scenario)
+        return margin, Totals(told.venue_loss[None])
+
+    def charges_by_tails(self, holders: Holders, limit: Float[np.ndarray, " accounts"]) -> tuple[Charges, BookTail]:
+        """The charges of positions and of all that is held, and the kernel's answer of the latter beyond `limit`."""
+        told = holders.tails(MAIN, holders.positions.beside(holders.collateral), limit)
+        figures, charged = (self.tails.index(tail) for tail in (self.tail, self.charge_tail))
+        error = told.std_error[figures]
+        if not (self.independent or self.scrambles[0]):
+            error = np.full_like(error, np.nan)
+        alone = shortfall_alone(holders, MAIN, told)[charged]
+        shortfalls = told.expected_shortfall
+        return Charges(alone, shortfalls[charged], told.var[figures], shortfalls[figures], error), told
 
     def shares(self, prepared: ScenarioPrepared, tile: Tile) -> tuple[Array, Array]:
         """The tail mean of each position's own loss: shares of an expected shortfall sum to it."""

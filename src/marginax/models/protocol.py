@@ -7,10 +7,11 @@ written.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from marginax.book import Entries
 from marginax.config import Config
@@ -95,17 +96,33 @@ class Tile(eqx.Module):
     dense: Dense | None = None
 
 
-class Tails(NamedTuple):
-    """Tails of what accounts hold, in place of their losses: NumPy arrays by account, at each of `asked_tails`.
+class Question(NamedTuple):
+    """Tails that a model asks the kernel for: a cube, the weights of its scenarios, and which tails; independent
+    scrambles as in `MarginModel.scrambles`."""
 
-    `joint` is of positions and collateral together, with the account's equity as its amount; `alone` is the expected
-    shortfall of the positions; `collateral` the assets that move, in rows of the cube.
+    cube: Float[Any, "rows scenarios"]
+    weights: Float[Any, " scenarios"]
+    tails: tuple[float, ...]
+    scrambles: tuple[int, int] = (0, 0)
+
+
+class Holders(Protocol):
+    """Some accounts of a book before a model that stores no loss: what they hold, by row of the cube, and whom to ask.
+
+    `groups` is the underlying of each row.
     """
 
-    joint: Mapping[float, BookTail]
-    alone: Mapping[float, Float[Any, " accounts"]]
-    has_positions: Bool[Any, " accounts"]
+    positions: Entries
     collateral: Entries
+    equity: Float[np.ndarray, " accounts"]
+    groups: Int[np.ndarray, " rows"]
+
+    def tails(self, question: str, held: Entries, amounts: np.ndarray | None = None) -> BookTail:
+        """The kernel's answer to a question of the model, a row for each of its tails, of whatever is held."""
+
+    def costs(self, groups: Entries) -> Any:
+        """What `MarginModel.costs` says of the accounts, tile by tile: NumPy leaves by account. The amounts of
+        `groups` are by account numbers of its runs."""
 
 
 class Prepared(eqx.Module):
@@ -195,15 +212,28 @@ class MarginModel(eqx.Module):
         """Margins of the accounts of a tile, and sums over them; traceable, row by row."""
 
     @property
-    def asked_tails(self) -> tuple[float, ...] | None:
-        """The tails that `margin_of` makes margins of, so that no loss need be stored; None where `margin` sees losses.
+    def asks_tails(self) -> bool:
+        """Whether `margin_by_tails` makes margins without a stored loss; where not, `margin` sees losses.
 
-        A subclass that changes what is charged must say None, or have a `margin_of` that charges the same.
+        A subclass that changes what is charged must say no, or change both.
         """
-        return None
+        return False
 
-    def margin_of(self, prepared: Any, tails: Tails) -> Margin:
-        """`margin` from the tails of what accounts hold, on the host; asked only where `asked_tails` names any."""
+    def questions(self, prepared: Any) -> Mapping[str, Question]:
+        """What the kernel is asked, by name; cubes are placed once for a market."""
+        raise NotImplementedError(f"`{self.name}` asks for no tails")
+
+    @property
+    def asks_costs(self) -> bool:
+        """Whether `margin_by_tails` asks for `costs`."""
+        return False
+
+    def costs(self, prepared: Any, tile: Tile, groups: Float[Array, " runs"]) -> Any:
+        """What of `margin` needs no loss, by account; traceable. `groups` are numbers of the tile's runs."""
+        raise NotImplementedError(f"`{self.name}` asks for no costs")
+
+    def margin_by_tails(self, prepared: Any, holders: Holders) -> tuple[Margin, Totals]:
+        """`margin` from the tails of what accounts hold, on the host: NumPy arrays."""
         raise NotImplementedError(f"`{self.name}` asks for no tails")
 
     @abstractmethod

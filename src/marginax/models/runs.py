@@ -1,10 +1,12 @@
-"""Groups of what an account holds in one underlying: where they lie in a tile. Found on the host, in columnar code."""
+"""Groups of what an account holds in one underlying, in a tile or in a book. Found on the host, in columnar code."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
+
+from marginax.book import Entries
 
 
 class Runs(eqx.Module):
@@ -62,6 +64,48 @@ def find_runs(
     start, length, owner, asset = table
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
     return Runs(start, length, owner, asset, first.astype(np.int32), count.astype(np.int32), alone, asset_alone)
+
+
+class Groups(NamedTuple):
+    """The same groups of accounts in CSR form: those of account `a` are `starts[a]` to `starts[a + 1]`, in the order of
+    `Runs`; `held` are their entries, positions first. `hedging` marks the collateral in whose underlying a position is
+    held."""
+
+    starts: Int64[np.ndarray, " accounts_and_one"]
+    held: Entries
+    hedging: Bool[np.ndarray, " collateral_entries"]
+
+
+def book_groups(positions: Entries, collateral: Entries, groups: Int[np.ndarray, " rows"]) -> Groups:
+    """The groups of every account; `groups` is the underlying of each row of the cube."""
+    span = int(groups.max(initial=0)) + 1
+    keys = positions.owners * span + groups[positions.columns]
+    opens = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+    first = np.flatnonzero(opens)
+    length = np.diff(first, append=len(keys))
+    own = collateral.owners * span + groups[collateral.columns]
+    order = np.argsort(own, kind="stable")
+    at = np.searchsorted(own[order], keys[first])
+    asset = np.full(len(first), -1)
+    inside = at < len(order)
+    found = order[at[inside]]
+    asset[inside] = np.where(own[found] == keys[first[inside]], found, -1)
+    hedging = np.zeros(len(own), bool)
+    hedging[asset[asset >= 0]] = True
+
+    together = (length > 1) | (asset >= 0)
+    mine = np.repeat(together, length)
+    own_entries = Entries(_starts(length[together]), positions.columns[mine], positions.amounts[mine])
+    beside = asset[together]
+    some = beside[beside >= 0]
+    with_asset = Entries(_starts(beside >= 0), collateral.columns[some], collateral.amounts[some])
+    owner = positions.owners[first[together]]
+    count = np.bincount(owner, minlength=len(positions.starts) - 1)
+    return Groups(_starts(count), own_entries.beside(with_asset), hedging)
+
+
+def _starts(counts: np.ndarray) -> Int64[np.ndarray, " counts_and_one"]:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _asset_columns(keys: np.ndarray, assets: np.ndarray, groups: np.ndarray) -> np.ndarray:

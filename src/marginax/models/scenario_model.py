@@ -251,15 +251,16 @@ class ScenarioModel(MarginModel):
         positions, joint = tile_losses(prepared, tile)
         weights = prepared.weights
         charges = self.charges(prepared, tile, positions, joint, fitted)
-        haircut = held_amounts(prepared.haircuts, tile)
-        score = exceedance_probability(joint, weights, tile.equity)
-        margin = self.requirement(charges, owes(tile), haircut, score, first_worst(joint))
-        return margin, Totals(uncovered(joint, tile.equity))
+        haircut, has = held_amounts(prepared.haircuts, tile), owes(tile)
+        limit = tile.equity - jnp.where(has, haircut, 0)
+        score = exceedance_probability(joint, weights, limit)
+        margin = self.requirement(charges, has, haircut, score, first_worst(joint))
+        return margin, Totals(uncovered(joint, limit))
 
     def requirement(self, charges: Charges, has: Any, haircut: Any, score: Any, worst: Any) -> Margin:
         """The four parts from the charges, who has positions, and what liquidation costs; of NumPy arrays or of JAX's.
 
-        `score` and `worst` are the probability of a loss beyond equity and the worst scenario.
+        `score` and `worst` are the probability that equity is exhausted and the worst scenario.
         """
         array = charges.core.__array_namespace__()
         core = array.where(has, charges.core, 0)

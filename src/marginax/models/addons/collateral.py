@@ -57,21 +57,18 @@ class CollateralCharge(eqx.Module):
         rise = jnp.minimum(left, self.concentration * multiple)
         return (value - counted) * left + rise * counted
 
-    def wrong_way_charge(
-        self,
-        units: Float[Array, "rows 2"],
-        tile: Tile,
-        traded: Float[Array, " accounts"],
-        joint: Float[Array, " accounts"],
-    ) -> Float[Array, " accounts"]:
+    def unhedging(self, units: Float[Array, "rows 2"], tile: Tile) -> Float[Array, " accounts"]:
+        """The sum of the expected shortfalls of the assets in whose underlying no position is held."""
+        held = jnp.where(tile.runs.asset_alone, jnp.maximum(tile.amounts, 0), 0)
+        return accumulate(units[:, :1], tile.assets, held)[:, 0]
+
+    def wrong_way_charge(self, unhedging: Any, traded: Any, joint: Any) -> Any:
         """A share of what collateral that hedges nothing saves by falling at other times than all else.
 
-        With E the sum of the expected shortfalls of the assets in whose underlying no position is held, and `traded`
-        the expected shortfall of positions and all other assets: the benefit is (traded + E - joint)+, at most E. Under
-        the worst dependence between the two there is none. Gradient: exact, one-sided at the kinks.
+        With E the amount `unhedging`, and `traded` the expected shortfall of positions and all other assets: the
+        benefit is (traded + E - joint)+, at most E. Under the worst dependence between the two there is none. Of NumPy
+        arrays or of JAX's, by account. Gradient: exact, one-sided at the kinks.
         """
-        assert self.wrong_way is not None
-        held = jnp.where(tile.runs.asset_alone, jnp.maximum(tile.amounts, 0), 0)
-        own = accumulate(units[:, :1], tile.assets, held)[:, 0]
-        benefit = jnp.clip(traded + own - joint, 0, jnp.maximum(own, 0))
-        return jnp.asarray(self.wrong_way, traded.dtype) * benefit
+        array = traded.__array_namespace__()
+        benefit = array.clip(traded + unhedging - joint, 0, array.maximum(unhedging, 0))
+        return array.asarray(self.wrong_way, dtype=traded.dtype) * benefit

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from marginax.charge_sections import CorrelationBreak
-from marginax_kernels import value_at_risk, volatility
+from marginax_kernels import value_at_risk
 
 
 class CorrelationBreakCharge(eqx.Module):
@@ -39,15 +39,34 @@ class CorrelationBreakCharge(eqx.Module):
         multiplier, least, most = (np.asarray(each) for each in (settings.multiplier, settings.least, settings.most))
         return cls(multiplier, least, most, settings.windows)
 
-    def charge(
-        self,
-        losses: Float[Array, "accounts scenarios"],
-        weights: Float[Array, " scenarios"],
-        shortfall: Float[Array, " accounts"],
-        *,
-        tail: float,
+    def charge(self, excess: Any, shortfall: Any) -> Any:
+        """The excess within its bounds, which are shares of `shortfall`, the expected shortfall of all losses.
+
+        Of NumPy arrays or of JAX's, by account. Gradient: exact, one-sided at the bounds.
+        """
+        array = shortfall.__array_namespace__()
+        size = array.maximum(shortfall, 0)
+        least, most = (array.asarray(each, dtype=size.dtype) for each in (self.least, self.most))
+        return array.minimum(most * size, array.maximum(least * size, excess))
+
+    def excess(self, own: Any, whole: Any) -> Any:
+        """multiplier x root mean square over windows of (VaR_window - VaR)+, of VaR by account and window."""
+        array = whole.__array_namespace__()
+        beyond = array.maximum(own - whole[:, None], 0) ** 2
+        # One after the other: XLA sums few numbers in an order that hangs on how many rows there are.
+        squares = functools.reduce(array.add, (beyond[:, k] for k in range(self.windows))) / self.windows
+        some = squares > 0
+        root = array.where(some, array.sqrt(array.where(some, squares, 1)), 0)
+        return array.asarray(self.multiplier, dtype=root.dtype) * root
+
+    def edges(self, count: int, live: Any) -> Any:
+        """Where windows begin and end, of `count` scenarios of which the last `live` have weight."""
+        return count - live + live * np.arange(self.windows + 1) // self.windows
+
+    def windows_of(
+        self, losses: Float[Array, "accounts scenarios"], weights: Float[Array, " scenarios"], *, tail: float
     ) -> Float[Array, " accounts"]:
-        """The charge of losses in the order of history, over `shortfall`, the expected shortfall of them all.
+        """The excess of losses in the order of history.
 
         Windows hold the scenarios that have weight, equally many but for rounding; in front are those before a history
         began, which have none. Gradient: exact.
@@ -61,7 +80,7 @@ class CorrelationBreakCharge(eqx.Module):
 
         def begun_within() -> Array:
             live = jnp.sum(weights > 0)
-            edges = count - live + live * jnp.arange(self.windows + 1) // self.windows
+            edges = self.edges(count, live)
             place = edges[:-1, None] + jnp.arange(size)
             column = jnp.minimum(place, count - 1)
             shares = jnp.where(place < edges[1:, None], weights[column], 0)
@@ -73,9 +92,4 @@ class CorrelationBreakCharge(eqx.Module):
         # Windows that are slices cost no gathering, and a history that fills the scenarios is the usual case.
         even = count == self.windows * size
         own = lax.cond(jnp.all(weights > 0), whole_history, begun_within) if even else begun_within()
-        beyond = jnp.maximum(own - whole[:, None], 0) ** 2
-        # One after the other: XLA sums few numbers in an order that hangs on how many rows there are.
-        squares = functools.reduce(jnp.add, (beyond[:, k] for k in range(self.windows)))
-        excess = self.multiplier * volatility(squares / self.windows)
-        size_of = jnp.maximum(shortfall, 0)
-        return jnp.minimum(self.most * size_of, jnp.maximum(self.least * size_of, excess))
+        return self.excess(own, whole)

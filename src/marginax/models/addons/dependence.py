@@ -6,7 +6,7 @@ under independence is that of scenarios in which every underlying is drawn on it
 Source: McNeil, Frey and Embrechts (2015), section 8.4, for the two bounds; OCC and Variational charge a share of them.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,34 +23,16 @@ from marginax.scenarios.proxies import resampled_rows, resampling_orders
 from marginax_kernels import accumulate, group_shortfalls
 
 
-class Standalone(NamedTuple):
-    """Sums over the underlyings of an account: of ES_u, and of ES_u times numbers of each underlying (those of `regime`
-    where they are given); and ES_u of the groups of a tile."""
-
-    total: Float[Array, " accounts"]
-    scaled: Float[Array, " accounts"]
-    groups: Float[Array, " runs"]
-    regime: Float[Array, " accounts"] | None = None
-
-
 def standalone(
-    cube: Float[Array, "rows scenarios"],
-    weights: Float[Array, " scenarios"],
-    units: Float[Array, "rows 2"],
-    scale: Float[Array, " rows"],
-    tile: Tile,
-    *,
-    tail: float,
-    regime: Float[Array, " rows"] | None = None,
-) -> Standalone:
-    """Sums of ES_u by account; `units` are `unit_shortfalls` of the cube at `tail`.
+    units: Float[Array, "rows 2"], scale: Float[Array, " rows"], tile: Tile, groups: Float[Array, " runs"]
+) -> tuple[Float[Array, " accounts"], Float[Array, " accounts"]]:
+    """Sums of ES_u by account, plain and times `scale` of each underlying.
 
-    An entry that is alone in its underlying costs nothing but a multiplication; groups are summed themselves.
-    Gradient: exact.
+    `units` are `unit_shortfalls` of the cube, `groups` the `run_shortfalls` of the tile, both at one tail. An entry
+    that is alone in its underlying costs nothing but a multiplication. Gradient: exact.
     """
-    scales = (scale,) if regime is None else (scale, regime)
-    by_sign = [jnp.stack([units[:, k], *(units[:, k] * each for each in scales)], axis=1) for k in range(2)]
-    sums, entries = jnp.zeros((len(tile.equity), 1 + len(scales)), cube.dtype), []
+    by_sign = [jnp.stack([units[:, k], units[:, k] * scale], axis=1) for k in range(2)]
+    sums, entries = jnp.zeros((len(tile.equity), 2), units.dtype), []
     if tile.dense is None:
         entries.append((tile.instruments, tile.quantities, tile.runs.alone))
     else:
@@ -63,25 +45,25 @@ def standalone(
         held = jnp.where(alone, amounts, 0)
         sums = sums + accumulate(by_sign[0], rows, jnp.maximum(held, 0))
         sums = sums + accumulate(by_sign[1], rows, jnp.maximum(-held, 0))
-    groups = jnp.zeros(0, cube.dtype)
     if len(tile.runs.start):
-        over, groups = _over_groups(cube, weights, scales, tile, tail=tail)
-        sums = sums + over
-    return Standalone(sums[:, 0], sums[:, 1], groups, None if regime is None else sums[:, 2])
+        sums = sums + _over_groups(scale, tile, groups)
+    return sums[:, 0], sums[:, 1]
 
 
-def _over_groups(
-    cube: Array, weights: Array, scales: tuple[Array, ...], tile: Tile, *, tail: float
-) -> tuple[Float[Array, "accounts sums"], Float[Array, " runs"]]:
-    """Sums of ES_u, plain and by each scale, over the groups of each account, and ES_u of each group."""
+def run_shortfalls(
+    cube: Float[Array, "rows scenarios"], weights: Float[Array, " scenarios"], tile: Tile, *, tail: float
+) -> Float[Array, " runs"]:
+    """ES_u of the groups of a tile, which are summed themselves. Gradient: exact."""
     runs, zero_row = tile.runs, len(cube) - 1
     owner = runs.owner
+    if not len(runs.start):
+        return jnp.zeros(0, cube.dtype)
     extra, amount = jnp.full(owner.shape, zero_row), jnp.zeros(owner.shape, cube.dtype)
     if has_collateral(tile):
         column = jnp.maximum(runs.asset, 0)
         extra = jnp.where(runs.asset >= 0, jnp.asarray(tile.assets)[owner, column], zero_row)
         amount = jnp.where(runs.asset >= 0, jnp.asarray(tile.amounts)[owner, column], 0)
-    found = group_shortfalls(
+    return group_shortfalls(
         cube,
         weights,
         tile.instruments,
@@ -93,15 +75,20 @@ def _over_groups(
         amount=amount,
         tail=tail,
     )
-    rows = jnp.asarray(tile.instruments)[owner, runs.start]
-    each_way = jnp.stack([found, *(found * scale[rows] for scale in scales)], axis=1)
+
+
+def _over_groups(scale: Array, tile: Tile, groups: Array) -> Float[Array, "accounts 2"]:
+    """Sums of ES_u, plain and scaled, over the groups of each account."""
+    runs, owner = tile.runs, tile.runs.owner
+    times = scale[jnp.asarray(tile.instruments)[owner, runs.start]]
+    both = jnp.stack([groups, groups * times], axis=1)
     if tile.dense is not None:
-        return jax.ops.segment_sum(each_way, owner, len(tile.equity)), found
-    table = jnp.concatenate([each_way, jnp.zeros((1, 1 + len(scales)), cube.dtype)])
+        return jax.ops.segment_sum(both, owner, len(tile.equity))
+    table = jnp.concatenate([both, jnp.zeros((1, 2), both.dtype)])
     most = max(2, 1 << (len(owner) // len(tile.equity) - 1).bit_length())
     place = jnp.arange(most)
-    mine = jnp.where(place < runs.count[:, None], runs.first[:, None] + place, len(found))
-    return accumulate(table, mine, jnp.ones(mine.shape, cube.dtype)), found
+    mine = jnp.where(place < runs.count[:, None], runs.first[:, None] + place, len(groups))
+    return accumulate(table, mine, jnp.ones(mine.shape, both.dtype))
 
 
 class DependenceCharge(eqx.Module):
@@ -115,9 +102,13 @@ class DependenceCharge(eqx.Module):
         """The charge that a configuration describes; None where it is off."""
         return cls(np.asarray(settings.share), settings.against) if settings.share else None
 
-    def charge(self, bound: Float[Array, " accounts"], shortfall: Float[Array, " accounts"]) -> Array:
-        """share x (bound - ES)+, so that ES + charge = (1 - share) ES + share x bound where the bound is greater."""
-        return jnp.asarray(self.share, shortfall.dtype) * jnp.maximum(bound - shortfall, 0)
+    def charge(self, bound: Any, shortfall: Any) -> Any:
+        """share x (bound - ES)+, so that ES + charge = (1 - share) ES + share x bound where the bound is greater.
+
+        Of NumPy arrays or of JAX's, by account.
+        """
+        array = shortfall.__array_namespace__()
+        return array.asarray(self.share, dtype=shortfall.dtype) * array.maximum(bound - shortfall, 0)
 
 
 def independent_orders(seed: int, history: FactorHistory, count: int) -> Int[np.ndarray, "scenarios underlyings"]:
