@@ -25,6 +25,7 @@ from marginax.market_sections import AssetClasses, ClassParameters, Correlation,
 from marginax.payment_sections import Calls, Funding, Liquidation
 from marginax.price_sections import PriceChecks, Publication
 from marginax.problems import BadInput, Problem, suggestion
+from marginax.regime_section import Regime, RegimeSignal
 from marginax.score_sections import Score
 from marginax.sections import (
     Basis,
@@ -70,6 +71,12 @@ _CLASSES = """\
 # jump_rate = 0.3              # losses of the peg a year, and jump_size, the relative fall
 # falls_with_pegs = 0.05       # relative fall of the others of this class when any peg is lost"""
 
+_SIGNALS = """\
+# [regime.signals.sentiment]  # a name in the table `signals`
+# direction = "low"           # what is dangerous: "high" values, "low" ones, or "both" extremes
+# weight = 1.0
+# underlyings = ["BTC"]       # of what it speaks; left out: of all"""
+
 
 class Config(Section):
     """A whole configuration. `parameters` belongs to models installed from elsewhere."""
@@ -101,6 +108,7 @@ class Config(Section):
     oracle: Oracle = Oracle()
     score: Score = Score()
     venue: Venue = Venue()
+    regime: Regime = Regime()
     price_checks: PriceChecks = PriceChecks()
     publication: Publication = Publication()
     replay: Replay = Replay()
@@ -191,7 +199,7 @@ def template() -> str:
             value = field.get_default()
             shown = f"{key} = {_toml(value)}" if value is not None else f"# {key} = {(field.examples or [''])[0]}"
             lines.append(f"{shown}  # {field.description}")
-        lines += {"scenarios": _STRESS, "classes": _CLASSES}.get(name, "").splitlines()
+        lines += {"scenarios": _STRESS, "classes": _CLASSES, "regime": _SIGNALS}.get(name, "").splitlines()
     return "\n".join(lines) + "\n"
 
 
@@ -243,6 +251,8 @@ def _keys_at(where: list[str]) -> list[str]:
             return list(ClassParameters.model_fields)
         if part == "events":
             return list(StressEvent.model_fields)
+        if part == "signals" and section is Regime:
+            return list(RegimeSignal.model_fields)
         annotation = section.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             break

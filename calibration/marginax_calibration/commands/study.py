@@ -12,11 +12,13 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines", "dynamic", "forecasts", "calibration", "scores")
+NAMES = ("baselines", "dynamic", "forecasts", "calibration", "scores", "regime")
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="baselines, dynamic, forecasts, calibration or scores", metavar="STUDY")],
+    name: Annotated[
+        str, typer.Argument(help="baselines, dynamic, forecasts, calibration, scores or regime", metavar="STUDY")
+    ],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -30,7 +32,7 @@ def command(
     models: Annotated[
         str, typer.Option(help="models of `baselines`, with commas between", metavar="NAMES")
     ] = BY_DEFAULT,
-    seed: Annotated[int, typer.Option(min=0, help="seed of `baselines` and `forecasts`")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="seed of `baselines`, `forecasts` and `regime`")] = 7,
 ) -> int:
     """Run a study of the documentation on real history."""
     if name not in NAMES:
@@ -38,10 +40,14 @@ def command(
     folder = data or Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
     if not folder.is_dir():
         raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
-    from marginax_calibration.studies import baselines, calibration, score_reliability
+    from marginax_calibration.studies import baselines, calibration, regime, score_reliability
 
     check_outputs([], out)
-    own: dict[str, Sequence[str]] = {"calibration": list(calibration.PLANS), "scores": score_reliability.NAMES}
+    own: dict[str, Sequence[str]] = {
+        "calibration": list(calibration.PLANS),
+        "scores": score_reliability.NAMES,
+        "regime": list(regime.COINS),
+    }
     there = list(own.get(name, list(baselines.STUDIES)))
     wanted = names_in(only) or there
     unknown = [each for each in wanted if each not in there]
@@ -57,6 +63,8 @@ def command(
         _dynamic(folder, out, wanted)
     elif name == "scores":
         _scores(folder, out, wanted)
+    elif name == "regime":
+        _regime(folder, out, wanted, seed)
     else:
         _baselines(folder, out, wanted, names_in(models), seed)
     return 0
@@ -136,6 +144,20 @@ def _forecasts(folder: Path, out: Path, seed: int) -> None:
     _, text = _with_bar("dynamic", partial(dynamic.run, "seven coins", chosen, folder))
     write_files({out / "forecasts_dynamic.md": _text(text)})
     typer.echo(f"Wrote {out / 'forecasts_dynamic.md'}")
+
+
+def _regime(folder: Path, out: Path, histories: Sequence[str], seed: int) -> None:
+    from marginax.cli.progress import progress_bar
+    from marginax.tables.results import write_files
+    from marginax_calibration.studies import regime
+
+    for history in histories:
+        result = _with_bar(history, partial(regime.run, history, folder))
+        with progress_bar("placebos") as bar:
+            found = regime.ablation(result.daily, regime.market_signals(folder), seed=seed, tell=bar)
+        stem = f"regime_{history.replace(' ', '_')}"
+        write_files({out / f"{stem}.md": _text(regime.report(history, result, found) + "\n")})
+        typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
 
 
 def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ class Side:
     def same_as(self, other: "Side") -> bool:
         """Whether margins in the one are margins in the other: time, instruments and every row the same."""
         tables = [(self.instruments, other.instruments)]
-        tables += [(self.market.tables[name], other.market.tables[name]) for name in (*KEYS, "history")]
+        tables += [(self.market.tables[name], other.market.tables[name]) for name in (*KEYS, "history", "signals")]
         return self.market.as_of == other.market.as_of and all(same_rows(*each) for each in tables)
 
     @property

@@ -54,7 +54,7 @@ def command(
         ),
     ] = None,
     forwards: Annotated[Path | None, _table("forward prices of the expiries of options")] = None,
-    signals: Annotated[Path | None, _table("market signals; checked, not yet used")] = None,
+    signals: Annotated[Path | None, _table("market signals, which `regime` reads")] = None,
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
     order_book: Annotated[Path | None, _table("levels of order books, which positions are closed against")] = None,
     previous_quotes: Annotated[

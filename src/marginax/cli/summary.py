@@ -171,6 +171,10 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
     }
     for word, names in data.get("funding", {}).items():
         notes[FUNDING[word]] = names
+    regime = scenarios.get("regime", {})
+    notes["Signals not known, so that the worst counts"] = regime.get("not_known", [])
+    notes["Signals that are old, which count for worse with every day"] = regime.get("stale", [])
+    notes["Signals of no underlying, ignored"] = regime.get("of_nothing", [])
     unknown = data.get("liquidity_unknown", {})
     for column, names in unknown.items():
         notes[f"`{column}` not known, so that the configured worst counts"] = names

@@ -167,8 +167,14 @@ def margined(
         breaches=limit_breaches(matched.book, matched.market, exposures, settings, factors=factors),
         attribute=passed.tiles.attributions,
         clock=clock,
-        read=("orders",) if model.reads_orders else (),
+        read=tables_read(model),
     )
+
+
+def tables_read(model: MarginModel) -> tuple[str, ...]:
+    """The tables that this model reads and others do not."""
+    asked = {"orders": model.reads_orders, "signals": model.reads_signals}
+    return tuple(name for name, read in asked.items() if read)
 
 
 @dataclass(frozen=True)

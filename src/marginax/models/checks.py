@@ -18,6 +18,7 @@ CHARGES = (
     "liquidity",
     "oracle",
     "liquidation",
+    "regime",
 )
 
 

@@ -17,6 +17,7 @@ from marginax.models.addons.liquidation import LiquidationCharge
 from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
 from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.addons.regime import RegimeMultiplier
 from marginax.models.checks import CHARGES
 from marginax.models.closing import CLOSING, exhausting_loss, stress_score
 from marginax.models.expected_shortfall import ExpectedShortfall
@@ -53,8 +54,9 @@ class LossFigures(NamedTuple):
 class Costs(eqx.Module):
     """What needs no loss, by account, in account currency.
 
-    `parts` are amounts by name; `total` and `scaled` sums of ES_u, plain and times a number of each underlying;
-    `unhedging` the sum of the shortfalls of collateral that hedges nothing; `closing` what it costs to close.
+    `parts` are amounts by name; `total`, `scaled` and `regime` sums of ES_u, plain and times the multiplier of each
+    underlying, that of the tools and that of signals; `unhedging` the sum of the shortfalls of collateral that hedges
+    nothing; `closing` what it costs to close.
     """
 
     parts: dict[str, Float[Any, " accounts"]]
@@ -62,14 +64,15 @@ class Costs(eqx.Module):
     scaled: Float[Any, " accounts"] | None
     unhedging: Float[Any, " accounts"] | None
     closing: Float[Any, " accounts"]
+    regime: Float[Any, " accounts"] | None = None
 
 
 class DynamicPrepared(ScenarioPrepared):
     """The cube under the model's scenarios and then the stressed ones, which have no weight there.
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
-    `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
-    `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades),
+    `units` are expected shortfalls of one unit long and short, `scale` and `regime` the multipliers of each row's
+    underlying by the tools and by signals, `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades),
     `liquidation` what closing one contract of each row costs in fees, `funding` what one long and one short will pay,
     `oracle` the quality of prices where they have any.
     """
@@ -78,6 +81,7 @@ class DynamicPrepared(ScenarioPrepared):
     units: Float[Array, "rows 2"]
     scale: Float[Array, " rows"]
     terms: CollateralTerms
+    regime: Float[Array, " rows"] | None
     independent: Float[Array, "rows main"] | None
     liquidity: LiquidityTerms | None
     oracle: OracleTerms | None
@@ -101,6 +105,7 @@ class DynamicCharges(ExpectedShortfall):
     oracle: OracleCharge | None
     liquidation: LiquidationCharge | None
     funding: FundingCharge | None
+    regime: RegimeMultiplier | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -113,6 +118,7 @@ class DynamicCharges(ExpectedShortfall):
             "correlation_break": self.correlation_break is not None,
             "wrong_way": self.collateral.wrong_way is not None,
             "procyclicality": self.procyclicality is not None,
+            "regime": self.regime is not None,
             "haircut": True,
             "concentration": self.collateral.concentrates,
             "liquidity": self.liquidity is not None,
@@ -137,7 +143,7 @@ class DynamicCharges(ExpectedShortfall):
         """Whether any part asks what is lost in single underlyings."""
         comonotone = self.dependence is not None and self.dependence.against == "comonotone"
         lasting = self.liquidity is not None and self.liquidity.participation is not None
-        return comonotone or lasting or self.procyclicality is not None
+        return comonotone or lasting or self.procyclicality is not None or self.regime is not None
 
     @property
     def _needs_units(self) -> bool:
@@ -209,13 +215,14 @@ class DynamicCharges(ExpectedShortfall):
         risk = sum(found.values(), none)
         found["procyclicality"] = none
         if self.procyclicality is not None:
-            total, scaled = costs.total, costs.scaled
-            assert total is not None
-            some = total > 0
-            multiplier = array.where(some, scaled / array.where(some, total, 1), 1)
-            found["procyclicality"] = (multiplier - 1) * array.maximum(risk, 0)
+            found["procyclicality"] = _added(risk, costs.total, costs.scaled)
+        scaled = risk + found["procyclicality"]
+        found["regime"] = none
+        if self.regime is not None:
+            found["regime"] = _added(risk, costs.total, costs.regime)
+            scaled = scaled + found["regime"]
         found |= costs.parts
-        found["floor"] = array.maximum(0, -(risk + found["procyclicality"]))
+        found["floor"] = array.maximum(0, -scaled)
         return {**{name: array.where(has, part, 0) for name, part in found.items()}, "orders": none}
 
     def _figures(self, prepared: DynamicPrepared, tile: Tile) -> tuple[LossFigures, Array]:
@@ -260,6 +267,9 @@ class DynamicCharges(ExpectedShortfall):
         total = scaled = unhedging = None
         if self.needs_groups:
             total, scaled = standalone(prepared.units, prepared.scale, tile, groups)
+        regime = None
+        if self.regime is not None and prepared.regime is not None:
+            _, regime = standalone(prepared.units, prepared.regime, tile, groups)
         if self.collateral.wrong_way is not None:
             unhedging = self.collateral.unhedging(prepared.units, tile) if has_collateral(tile) else none
         parts = {"haircut": held_amounts(prepared.haircuts, tile)}
@@ -273,7 +283,7 @@ class DynamicCharges(ExpectedShortfall):
             parts["oracle"] = self.oracle.charge(prepared.oracle, tile)
         parts |= self._payments(prepared, tile)
         closing = sum((part for name, part in parts.items() if name in CLOSING), none)
-        return Costs(parts, total, scaled, unhedging, jnp.where(owes(tile), closing, 0))
+        return Costs(parts, total, scaled, unhedging, jnp.where(owes(tile), closing, 0), regime)
 
     def _payments(self, prepared: DynamicPrepared, tile: Tile) -> dict[str, Float[Array, " accounts"]]:
         """The liquidation fee and the funding that is projected; none where the market says nothing of them."""
@@ -349,3 +359,10 @@ class DynamicCharges(ExpectedShortfall):
         if tile.orders is not None:
             shares["orders"] = shares["orders"].at[:, -tile.orders.cost.shape[1] :].add(tile.orders.cost)
         return Parts(tuple(shares.values()), self.part_names)
+
+
+def _added(risk: Any, total: Any, scaled: Any) -> Any:
+    """What the mean multiplier of an account's underlyings, weighted by ES_u, adds to its risk."""
+    array, some = risk.__array_namespace__(), total > 0
+    multiplier = array.where(some, scaled / array.where(some, total, 1), 1)
+    return (multiplier - 1) * array.maximum(risk, 0)

@@ -159,6 +159,11 @@ class MarginModel(eqx.Module):
         return False
 
     @property
+    def reads_signals(self) -> bool:
+        """Whether what it knows of a market includes signals."""
+        return False
+
+    @property
     def scrambles(self) -> tuple[int, int]:
         """Independent scrambles, and how many scenarios they hold at the head of all; (0, 0) where there are none."""
         return 0, 0
