@@ -72,9 +72,9 @@ class DynamicPrepared(ScenarioPrepared):
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
     `units` are expected shortfalls of one unit long and short, `scale` and `regime` the multipliers of each row's
-    underlying by the tools and by signals, `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades),
-    `liquidation` what closing one contract of each row costs in fees, `funding` what one long and one short will pay,
-    `oracle` the quality of prices where they have any.
+    underlying by the tools and by signals, `independent` the cube with every underlying on its own, `liquidity` what
+    closing costs (None where nobody trades), `liquidation` what closing one contract of each row costs in fees,
+    `funding` what one long and one short will pay, `oracle` the quality of prices where they have any.
     """
 
     stressed: Float[Array, " stressed"]
