@@ -261,7 +261,8 @@ def margin_files(
     result.manifest.update(publish(result.manifest))
     stop_if_interrupted()
     result.write(out, attribution=attribution, scores=scores)
-    _tell(result, out, json=json)
+    asked = [name for name, wanted in (("attribution", attribution), ("scores", scores)) if wanted]
+    _tell(result, out, asked, json=json)
     return Exit.EXCEPTED if result.excepted else 0
 
 
@@ -275,13 +276,13 @@ def _model_in(config: Path | None) -> str:
     return str(values.get("model", DEFAULT_MODEL))
 
 
-def _tell(result: "Result", out: Path, *, json: bool) -> None:
+def _tell(result: "Result", out: Path, asked: list[str], *, json: bool) -> None:
     if json:
         _print_json(out, result.manifest)
         return
     from marginax.cli.summary import print_summary
 
-    print_summary(result, out)
+    print_summary(result, out, asked)
 
 
 def _tell_dataset(result: "DatasetResult", *, json: bool) -> None:

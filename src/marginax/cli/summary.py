@@ -1,6 +1,6 @@
 """What a person wants to know of a run, in the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,15 +50,15 @@ def counted(count: int, word: str) -> str:
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
-def print_summary(result: "Result", out: Path) -> None:
-    """Print totals, statuses, the accounts closest to trouble and where the results lie."""
+def print_summary(result: "Result", out: Path, asked: Sequence[str] = ()) -> None:
+    """Print totals, statuses, the accounts closest to trouble and where the results lie, `asked` tables among them."""
     from marginax.engine.tally import Tally
 
     worst = result.manifest["uncovered_loss"].get("worst_scenario")
     moves = result.scenario(worst) if worst else pl.DataFrame()
     more = {"isolated.parquet": result.isolated.height, "options.parquet": result.options.height}
     more["breaches.parquet"] = result.breaches is not None
-    more |= {f"{name}.parquet": True for name in (() if result.venue is None else result.venue.tables)}
+    more |= {f"{name}.parquet": True for name in (*(() if result.venue is None else result.venue.tables), *asked)}
     names = ["margins.parquet", *(name for name, there in more.items() if there), "manifest.json"]
     with page() as console:
         _print(console, Tally.of(result), result.manifest, moves, [out / name for name in names])
