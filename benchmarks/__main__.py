@@ -19,6 +19,7 @@ NAMES = (
     "equal_accuracy",
     "large_book",
     "venue_view",
+    "epochs",
 )
 
 

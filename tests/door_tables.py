@@ -105,6 +105,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "size": 1.0,
         "time": T,
     },
+    "bars": {
+        "time": T,
+        "underlying": "BTC",
+        "instrument_id": ["A", "B", "C"],
+        "price": 1.0,
+    },
     "portfolios": {
         "portfolio": ["book one", "book one", "book two"],
         "kind": "spread",

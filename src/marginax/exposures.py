@@ -79,9 +79,14 @@ def expose(
     history: FactorHistory,
     options: Options | None = None,
     funding: Funding | None = None,
+    *,
+    like: "Exposures | None" = None,
 ) -> Exposures:
     """Number a matched book by the rows of the cube and value it at today's prices; `options` says how those settle,
-    `funding` what is counted of it (default: nothing)."""
+    `funding` what is counted of it (default: nothing).
+
+    `like` are exposures of the same book at other prices, of which what no price changes is taken.
+    """
     options, funding = options or Options(), funding or Funding()
     chains = market_chains(book.instruments, market, window=options.settlement_window_minutes / MINUTES_A_YEAR)
     table = market.underlyings
@@ -130,7 +135,10 @@ def expose(
             [pays == LINEAR, pays == INVERSE], [size * (now - entry), size * (1 / entry - 1 / now)], 0.0
         )
         owned = np.where(pays == OWNED, size * now * price[settle[row]], 0.0)
-    positions = entries(owner, row, quantity, book.holders)
+    if like is not None and np.array_equal(like.listed, listed):
+        positions = like.positions
+    else:
+        positions = entries(owner, row, quantity, book.holders)
 
     balances = book.balance_rows
     asset = balances["asset"].replace_strict(

@@ -74,6 +74,28 @@ def match(
     return Matched(book, market, np.append(_flag(book, unpriced), alone), incomplete[book.holder_accounts])
 
 
+def rematched(before: Matched, market: Market, *, options: Options | None = None) -> Matched | None:
+    """The same book against a market that differs from that of before in nothing but numbers.
+
+    None where it differs in more, where rows were set aside, or where anything is to be said of it: `match` says it.
+    """
+    if before.quarantine.height or market.currency != before.market.currency:
+        return None
+    for name, key in (("quotes", "instrument_id"), ("underlyings", "underlying")):
+        old, new = before.market.tables[name].rows, market.tables[name].rows
+        if not new[key].equals(old[key]) or (name == "underlyings" and not new["shock"].equals(old["shock"])):
+            return None
+    instruments, tables = before.book.tables["instruments"], market.tables
+    bound = (options or Options()).forward_bound
+    findings = (
+        _instruments(instruments, market),
+        _quotes(tables["quotes"], instruments, market),
+        _forwards(tables["forwards"], instruments, market, bound),
+        _order_book(tables["order_book"], instruments, market),
+    )
+    return None if any(each.height for each in findings) else replace(before, market=market)
+
+
 def _flag(book: Book, ids: list[pl.Series]) -> np.ndarray:
     accounts = pl.Series(book.accounts, dtype=pl.String)
     return accounts.is_in(pl.concat([series.drop_nulls() for series in ids]).unique().implode()).to_numpy()

@@ -52,13 +52,25 @@ class RunInputs:
         return margin_book(self.book, self.market, self.config, on_error=on_error)
 
 
-def read_inputs(source: str | Path, *, config: Config | None = None, on_error: OnError = "raise") -> RunInputs:
+def read_inputs(
+    source: str | Path,
+    *,
+    market: str | Path | None = None,
+    config: Config | None = None,
+    on_error: OnError = "raise",
+) -> RunInputs:
     """The inputs in a folder or a TOML file; `config` comes before theirs, but for time, currency and seed.
+
+    Where `market` names another one, the tables of the market, configuration, time and seed are those in it.
 
     Raises BadInput that names what is missing and where it was looked for, and what the door refuses.
     """
     path = Path(source)
     named = _named(path)
+    if market is not None:
+        held = {name: named[name] for name in BOOK if name in named}
+        path = Path(market)
+        named = {**{name: value for name, value in _named(path).items() if name not in BOOK}, **held}
     missing = [name for name in NEEDED if name not in named]
     if missing:
         what = f"names no {', '.join(f'`{name}`' for name in missing)}"
@@ -69,10 +81,10 @@ def read_inputs(source: str | Path, *, config: Config | None = None, on_error: O
     own |= {"seed": named["seed"]} if "seed" in named else {}
     run = stated.run.model_copy(update=own)
     settings = (stated if config is None else config).model_copy(update={"run": run})
-    held, prices = ({name: named[name] for name in group if name in named} for group in (BOOK, MARKET))
-    book = read_book(**held, on_error=on_error)
-    market = read_market(**prices, as_of=run.as_of, currency=run.currency, on_error=on_error)
-    return RunInputs(book, market, settings, tuple(notes))
+    tables, prices = ({name: named[name] for name in group if name in named} for group in (BOOK, MARKET))
+    book = read_book(**tables, on_error=on_error)
+    given = read_market(**prices, as_of=run.as_of, currency=run.currency, on_error=on_error)
+    return RunInputs(book, given, settings, tuple(notes))
 
 
 def configuration(name: str | Path) -> tuple[Config, list[str]]:

@@ -12,13 +12,11 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines", "dynamic", "forecasts", "calibration", "scores", "regime")
+NAMES = ("baselines", "dynamic", "forecasts", "calibration", "scores", "regime", "epochs")
 
 
 def command(
-    name: Annotated[
-        str, typer.Argument(help="baselines, dynamic, forecasts, calibration, scores or regime", metavar="STUDY")
-    ],
+    name: Annotated[str, typer.Argument(help=f"one of {', '.join(NAMES)}", metavar="STUDY")],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -65,6 +63,8 @@ def command(
         _scores(folder, out, wanted)
     elif name == "regime":
         _regime(folder, out, wanted, seed)
+    elif name == "epochs":
+        _epochs(folder, out)
     else:
         _baselines(folder, out, wanted, names_in(models), seed)
     return 0
@@ -158,6 +158,21 @@ def _regime(folder: Path, out: Path, histories: Sequence[str], seed: int) -> Non
         stem = f"regime_{history.replace(' ', '_')}"
         write_files({out / f"{stem}.md": _text(regime.report(history, result, found) + "\n")})
         typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
+
+
+def _epochs(folder: Path, out: Path) -> None:
+    """What is there of an earlier run that was interrupted is gone on from."""
+    from marginax.tables.results import write_files
+    from marginax_calibration.studies import epochs
+
+    drawn = pictures()
+    given, found = _with_bar("epochs", lambda progress: epochs.run(folder, out, told=progress))
+    files: dict[Path, Callable[[Path], object]] = {out / "epochs.md": _text(epochs.report(given, found))}
+    for side, each in found.items():
+        picture = partial(drawn.through_epochs, epochs.through(each), list(epochs.MODELS))
+        files[out / f"epochs_{side}.png"] = picture
+    write_files(files)
+    typer.echo(f"Wrote {out / 'epochs.md'}")
 
 
 def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:

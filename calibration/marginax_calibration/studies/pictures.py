@@ -106,6 +106,23 @@ def cost_and_loss(figures: Mapping[str, Mapping[str, Mapping[str, float]]], mode
     _save(facets.resolve_scale(x="independent", y="independent"), to, sized=False)
 
 
+def through_epochs(figures: pl.DataFrame, models: Sequence[str], to: Path) -> None:
+    """Figures of each model through time, a panel each: columns time, model, figure, value (USD million)."""
+    chart = (
+        alt.Chart(figures)
+        .mark_line(interpolate="step-after")
+        .encode(
+            x=alt.X("time:T", title=None, axis=alt.Axis(tickCount=4)),
+            y=alt.Y("value:Q", title="USD million"),
+            color=_colours(models),
+        )
+    )
+    panels = chart.properties(width=WIDTH / 2.5, height=HEIGHT * 0.75)
+    order = figures["figure"].unique(maintain_order=True).to_list()
+    facets = panels.facet(facet=alt.Facet("figure:N", title=None, sort=order), columns=3)
+    _save(facets.resolve_scale(y="independent"), to, sized=False)
+
+
 def impulse_responses(paths: pl.DataFrame, models: Sequence[str], to: Path) -> None:
     """Mean margin over seeds around a step in volatility, in multiples of its level before; one panel a step."""
     level = paths.filter(pl.col("bar") < 0).group_by("model", "step").agg(pl.col("charged").mean().alias("level"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Flags that take several words: a shell expands `--history data/*.parquet` into some that click would refuse.
 SEVERAL = ("--history", "--workload")
 # The same of single commands: elsewhere these flags take one file, and a second is refused.
-SEVERAL_OF = {"partition": ("--positions", "--balances", "--accounts", "--orders")}
+SEVERAL_OF = {"partition": ("--positions", "--balances", "--accounts", "--orders"), "epochs": ("--bars",)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,7 +54,7 @@ def application() -> "Typer":
 
     import typer
 
-    from marginax.cli import bench, changes, demo, init, margin, params, partition, whatif
+    from marginax.cli import bench, changes, demo, epochs, init, margin, params, partition, whatif
 
     app = typer.Typer(
         name="marginax",
@@ -68,6 +68,9 @@ def application() -> "Typer":
     app.command("margin", help="Margin every account of a book in files of your own.")(leaving(margin.command))
     app.command("changes", help="Tell why margins moved between two runs.")(leaving(changes.command))
     app.command("whatif", help="Tell what other parameters would ask of every account.")(leaving(whatif.command))
+    app.command("epochs", help="Margin a book at each time of a file of prices, interrupted and resumed at will.")(
+        leaving(epochs.command)
+    )
     app.command("init", help="Write a commented configuration and example tables to start from.")(leaving(init.command))
     app.command("partition", help="Partition a book of any size by account, for what memory cannot hold.")(
         leaving(partition.command)

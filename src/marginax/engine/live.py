@@ -26,13 +26,13 @@ from marginax.book import Book
 from marginax.calendars import DAY, DAY_MICROS
 from marginax.config import Config
 from marginax.engine.compilation import persistent_cache
-from marginax.engine.margin_book import Known, Progress, agree, get_ready, margined
+from marginax.engine.margin_book import Known, Progress, Ready, agree, get_ready, margined
 from marginax.engine.result import Result
-from marginax.exposures import expose
+from marginax.exposures import Exposures, expose
 from marginax.history import FactorHistory, settling, volatility_factor, with_settlements, without_settlements
 from marginax.instruments import Instruments
 from marginax.market import NO_HISTORY, Market, read_market
-from marginax.match import match
+from marginax.match import Matched, match, rematched
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
 from marginax.problems import BadInput, Problem, suggestion
@@ -42,6 +42,15 @@ from marginax.tables.door import OnError
 from marginax.tables.read import Source
 
 NEW = " of the bar"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A book, what is left of it where it was matched with a market, and what it holds in that market."""
+
+    book: Book
+    matched: Matched
+    exposures: Exposures
 
 
 @dataclass(frozen=True)
@@ -64,20 +73,38 @@ class LiveMargin:
     ) -> Result:
         """Margins of the book at the latest bar; raises as `margin_book` does."""
         clock = {"started": perf_counter()}
+        ready, bound = self.ready(engine=engine, on_error=on_error, clock=clock)
+        return margined(ready, bound.matched, bound.exposures, clock=clock, progress=progress)
+
+    def ready(
+        self,
+        *,
+        engine: Engine | None = None,
+        on_error: OnError = "raise",
+        before: "Bound | None" = None,
+        clock: dict[str, float] | None = None,
+    ) -> tuple[Ready, "Bound"]:
+        """The market ready for a pass, and the book bound to it; of one bound `before`, at other prices, what no price
+        changes is taken. Raises as `margins` does."""
+        clock = {} if clock is None else clock
         options = self.model.settings.options
-        matched = match(self.book, self.market, model=self.model.name, options=options, on_error=on_error)
+        again = before if before is not None and before.book is self.book else None
+        matched = None if again is None else rematched(again.matched, self.market, options=options)
+        like = None if matched is None or again is None else again.exposures
+        if matched is None:
+            matched = match(self.book, self.market, model=self.model.name, options=options, on_error=on_error)
         history, draws, settles = self.history, self.draws, _settling(self)
         with jax.enable_x64(True):
             known = self.model.known(self.state)
             if settles:
                 history = with_settlements(history, settles)
                 known, draws = self.model.with_settlements(known, history), self.model.draw(self.seed, history)
-            exposures = expose(matched.book, matched.market, history, options, self.model.settings.funding)
+            exposures = expose(matched.book, matched.market, history, options, self.model.settings.funding, like=like)
         clock["bound"] = perf_counter()
         found = Known(history, known, draws, self.seed)
         ready = get_ready(self.model, exposures, found, engine or self.model.settings.engine)
         clock["prepared"] = perf_counter() - ready.tiles.compiling
-        return margined(ready, matched, exposures, clock=clock, progress=progress)
+        return ready, Bound(self.book, matched, exposures)
 
     def after(
         self,
@@ -125,6 +152,13 @@ class LiveMargin:
                 tables[name] = self.market.tables[name]
         market = replace(given, tables=tables)
         return self._stepped(market, given, values or {})
+
+    def at(self, market: Market, *, brought: np.ndarray) -> "LiveMargin":
+        """The same one bar on, at a market of the same tables with other prices, checked before; `brought` are the rows
+        of `underlyings` whose prices are new."""
+        table = market.tables["underlyings"]
+        given = replace(market, tables={**market.tables, "underlyings": table.of(table.rows[brought])})
+        return self._stepped(market, given, {})
 
     def with_book(self, book: Book) -> "LiveMargin":
         """The same market with another book: other accounts and positions, contracts that expired taken out.

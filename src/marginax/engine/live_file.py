@@ -48,7 +48,7 @@ def save(live: LiveMargin, path: Path) -> Path:
     told = {
         "version": VERSION,
         "model": live.model.name,
-        "numbers": _digest(live.model),
+        "numbers": numbers_digest(live.model),
         "configuration": _configuration(live.model),
         "seed": live.seed,
         "as_of": live.market.as_of.isoformat(),
@@ -134,7 +134,7 @@ def _check(model: MarginModel, told: dict[str, Any], path: Path) -> None:
                     if before.get(key) != now[section].get(key)]  # fmt: skip
             what = f"was saved with other values of {', '.join(f'`{key}`' for key in keys)}"
             raise refuse(keys[0], what, "Resume with the configuration it was saved with, or follow anew")
-    if told["numbers"] != _digest(model):
+    if told["numbers"] != numbers_digest(model):
         raise refuse(None, "was saved with other numbers in the model", "Resume it with the same model, or follow anew")
 
 
@@ -146,7 +146,7 @@ def _configuration(model: MarginModel) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def _digest(model: MarginModel) -> str:
+def numbers_digest(model: MarginModel) -> str:
     """A hash of the model's numbers."""
     digest = sha256()
     for leaf in jax.tree.leaves(model):

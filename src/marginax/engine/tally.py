@@ -62,7 +62,7 @@ class Tally:
             excepted=result.excepted,
             quarantined=result.quarantine.height,
             limits=result.manifest["limits"],
-            closest=_closest(able),
+            closest=closest(able),
             uncovered=result.uncovered,
             manual=result.manifest["manual"],
             venue=None if result.venue is None else result.venue.sums,
@@ -82,7 +82,7 @@ class Tally:
             excepted=self.excepted + other.excepted,
             quarantined=self.quarantined + other.quarantined,
             limits=joined_notes(self.limits, other.limits),
-            closest=_closest(pl.concat([self.closest, other.closest])),
+            closest=closest(pl.concat([self.closest, other.closest])),
             uncovered=self.uncovered + other.uncovered,
             manual=both_notes(self.manual, other.manual),
             venue=None if self.venue is None or other.venue is None else self.venue + other.venue,
@@ -94,7 +94,8 @@ def _sum(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else finite(one + other)
 
 
-def _closest(able: pl.DataFrame) -> pl.DataFrame:
+def closest(able: pl.DataFrame) -> pl.DataFrame:
+    """The rows with the least equity over maintenance, those with nothing left first."""
     # Who is called without owing maintenance has nothing left at all, and comes first.
     ratio = pl.col("margin_ratio")
     rank = pl.when(pl.col("call") > 0).then(ratio.fill_null(float("-inf"))).otherwise(ratio)

@@ -20,6 +20,8 @@ from marginax_kernels.streams import run_streams, stream_devices
 
 # A tile's losses of a thousand scenarios stay in a core's cache.
 ROWS = 128
+# Programs that passes of this process have compiled: a market that is followed asks for the same at every bar.
+_MET: set[Any] = set()
 # What needs no loss is small however many accounts there are, and a call costs as much as a hundred of them.
 COST_ROWS = 2048
 NO_GROUPS = Entries(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))
@@ -44,6 +46,8 @@ class TilePass:
             model, prepared = jax.tree.map(self._narrow, (model, prepared))
             here = (model, jax.tree.map(np.asarray, _complete(model, prepared)))
             placed = {device: jax.device_put(here, device) for device in set(self._devices)}
+        leaves, structure = jax.tree.flatten(here)
+        self._program = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(self._devices))
         self._placed = [placed[device] for device in self._devices]
 
     def over(self, exposures: Exposures) -> "TilePass":
@@ -66,11 +70,9 @@ class TilePass:
         return exposures.of(exposures.positions, exposures.collateral, exposures.equity)
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
-        """Compile every shape these accounts need, streams side by side, on tiles without accounts."""
-        nobody = accounts[:0]
-        cuts = self._cut(accounts)
-        shapes = dict.fromkeys(part.shape for part in cuts)
-        for _ in self._stream((Cut(nobody, *shape) for shape in shapes), _margin):
+        """Compile every shape these accounts need and no pass before had, streams side by side, on tiles without
+        accounts."""
+        for _ in self._stream(self._unmet(_margin, accounts), _margin):
             pass
 
     def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Any]]:
@@ -102,15 +104,21 @@ class TilePass:
         return self
 
     def compile_costs(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
-        """Compile every shape that `costs` of these accounts needs, on tiles without accounts."""
-        shapes = dict.fromkeys(part.shape for part in self._cut(accounts, COST_ROWS))
-        for _ in self._stream((Cut(accounts[:0], *shape) for shape in shapes), _costs, self._numbers(NO_GROUPS)):
+        """Compile every shape that `costs` of these accounts needs and no pass before had, on empty tiles."""
+        for _ in self._stream(self._unmet(_costs, accounts, COST_ROWS), _costs, self._numbers(NO_GROUPS)):
             pass
 
     def costs(self, accounts: Int64[np.ndarray, " accounts"], groups: Entries) -> Iterator[tuple[Cut, Any]]:
         """What of the model's margins needs no loss, for each tile over these accounts; `groups` are by account numbers
         of what it holds in one underlying, in the order of a tile's runs."""
         return self._stream(self._cut(accounts, COST_ROWS), _costs, self._numbers(groups))
+
+    def _unmet(self, call: Callable[..., Any], accounts: np.ndarray, rows: int = 0) -> list[Cut]:
+        """A tile without accounts for each shape that no pass of this process has called this with."""
+        shapes = dict.fromkeys(part.shape for part in self._cut(accounts, rows))
+        new = [shape for shape in shapes if (call, self._program, shape) not in _MET]
+        _MET.update((call, self._program, shape) for shape in new)
+        return [Cut(accounts[:0], *shape) for shape in new]
 
     def _cut(self, accounts: np.ndarray, rows: int = 0) -> Iterator[Cut]:
         return cut(self._exposures, accounts, tile_rows=rows or self._rows, scenarios=self._scenarios)

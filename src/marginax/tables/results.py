@@ -42,6 +42,7 @@ TABLES = (
 )
 DOCUMENTS = ("judgement.json", "impulse.json", "fit.json", "changes.json", "whatif.json")
 PARTIAL = ".partial"
+HAS_LOCKS = fcntl is not None
 
 
 def write_tables(

@@ -200,6 +200,16 @@ TABLES: dict[str, Table] = {
             ),
         ),
         Table(
+            "bars",
+            (
+                _time("time"),
+                _text("underlying"),
+                _text("instrument_id", required=False),
+                _number("price"),
+            ),
+            key=("time", "underlying", "instrument_id"),
+        ),
+        Table(
             "portfolios",
             (
                 _text("portfolio"),
