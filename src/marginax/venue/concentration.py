@@ -39,43 +39,55 @@ class Concentration:
         cls, accounts: np.ndarray, underlyings: np.ndarray, held: Positions, per: Contracts, *, keep: int
     ) -> "Concentration":
         """Of the positions of a book; `underlyings` by instrument, `keep` the largest accounts that are kept."""
-        at = held.instrument
+        at, count = held.instrument, len(accounts)
         money = np.nan_to_num(held.amount * per.notional[at], nan=0.0, posinf=np.inf, neginf=-np.inf)
-        money = np.where(per.open[at], money, 0.0)
+        cash = np.nan_to_num(held.amount * per.worst_delta[at] * per.price[at])
         names, code = np.unique(underlyings.astype(str), return_inverse=True)
-        rows = pl.DataFrame(
+        coins = len(names)
+        # Accounts follow each other already but for isolated positions: a stable sort has little to do.
+        key = held.account * coins + code[at]
+        order = np.argsort(key, kind="stable")
+        first = np.flatnonzero(np.diff(key[order], prepend=-1))
+        account, coin = np.divmod(key[order][first], max(coins, 1))
+
+        def of_pairs(values: np.ndarray) -> np.ndarray:
+            return np.add.reduceat(np.where(per.open[at], values, 0.0)[order], first) if len(first) else values
+
+        long, short = of_pairs(np.maximum(money, 0)), of_pairs(np.maximum(-money, 0))
+        net = np.bincount(coin, np.abs(of_pairs(cash)), minlength=coins)
+        gross = np.bincount(account, long + short, minlength=count)
+        # Groups by number: both sides of each underlying, and the whole venue behind them.
+        group = np.concatenate([coin, coins + coin, np.full(count, 2 * coins)])
+        owner, amount = np.concatenate([account, account, np.arange(count)]), np.concatenate([long, short, gross])
+        some = amount > 0
+        group, owner, amount = group[some], owner[some], amount[some]
+        label = pl.DataFrame(
             {
-                "account": held.account,
-                "code": code[at],
-                "long": np.maximum(money, 0),
-                "short": np.maximum(-money, 0),
-                "net": np.where(per.open[at], np.nan_to_num(held.amount * per.worst_delta[at] * per.price[at]), 0.0),
+                "group": np.arange(2 * coins + 1),
+                "underlying": pl.Series([*names, *names, None], dtype=pl.String),
+                "side": ["long"] * coins + ["short"] * coins + [GROSS],
             }
         )
-        each = rows.group_by("account", "code", maintain_order=True).agg(pl.col("long", "short", "net").sum())
-        label = pl.DataFrame({"code": np.arange(len(names)), "underlying": pl.Series(names, dtype=pl.String)})
-        each = each.join(label, on="code", maintain_order="left")
-        net = each.group_by("underlying").agg(pl.col("net").abs().sum()).sort("underlying")
-        whole = each.group_by("account", maintain_order=True).agg(
-            amount=pl.col("long").sum() + pl.col("short").sum(),
-            underlying=pl.lit(None, pl.String),
-            side=pl.lit(GROSS),
+        sums = {"total": amount, "squares": amount**2, "accounts": None}
+        sides = label.with_columns(
+            pl.Series(name, np.bincount(group, values, minlength=2 * coins + 1)) for name, values in sums.items()
         )
-        parts = [
-            each.select("account", amount=side, underlying="underlying", side=pl.lit(side))
-            for side in ("long", "short")
-        ]
-        ids = pl.Series(accounts, dtype=pl.String)
-        shares = pl.concat([*parts, whole]).filter(pl.col("amount") > 0)
-        sides = shares.group_by(*KEYS, maintain_order=True).agg(
-            total=pl.col("amount").sum(), squares=(pl.col("amount") ** 2).sum(), accounts=pl.len()
-        )
+        sides = sides.filter(pl.col("accounts") > 0).select(*KEYS, *sums).cast(SCHEMA)  # type: ignore[arg-type]
+        rows = pl.DataFrame({"group": group, "account": owner, "amount": amount})
+        least = rows.group_by("group").agg(pl.col("amount").top_k(keep).min().alias("least")).join(label, on="group")
         # The rank among equals is that of the account, so that no order of rows shows.
+        ids = pl.Series(accounts, dtype=pl.String)
         best = (
-            shares.sort("amount", "account", descending=[True, False]).group_by(*KEYS, maintain_order=True).head(keep)
+            rows.join(least, on="group")
+            .filter(pl.col("amount") >= pl.col("least"))
+            .sort("group", "amount", "account", descending=[False, True, False])
+            .group_by("group", maintain_order=True)
+            .head(keep)
         )
         best = best.with_columns(ids.gather(best["account"]).alias("account_id"))
-        return cls(sides.cast(SCHEMA), best.select(*KEYS, "account_id", "amount"), net, keep)  # type: ignore[arg-type]
+        totals = pl.DataFrame({"underlying": pl.Series(names, dtype=pl.String), "net": net})
+        held_of = np.bincount(coin, minlength=coins) > 0
+        return cls(sides, best.select(*KEYS, "account_id", "amount"), totals.filter(pl.Series(held_of)), keep)
 
     def __add__(self, other: "Concentration") -> "Concentration":
         sides = pl.concat([self.sides, other.sides]).group_by(*KEYS, maintain_order=True)
