@@ -26,7 +26,9 @@ from calibration._histories import (
     known_at,
     panel,
     prices,
+    table,
     usual_panel,
+    write_inputs,
 )
 from marginax.cli.app import run
 from marginax.cli.exits import Exit
@@ -35,6 +37,7 @@ from marginax.problems import BadInput
 from marginax.tables.door import admit
 from marginax_calibration.daily_table import read_daily
 from marginax_calibration.fitting.parameters import put, tunable
+from marginax_calibration.judgement import read_groups
 from marginax_calibration.panel import Panel
 from marginax_calibration.portfolios import Portfolio
 from marginax_calibration.replay import Replay, known_of, replay
@@ -196,19 +199,19 @@ def test_shuffled_signals_are_the_same_values_in_the_same_runs() -> None:
 def test_a_charge_with_a_market_wide_multiplier_is_the_presets_times_it() -> None:
     """What the placebos of the study stand on, by replays of both."""
     own = {"sentiment": {"direction": "low"}}
-    table = {"fear": {**ON, "signals": own}}
+    chosen = {**ON, "signals": own}
     rows = signals().filter(pl.col("name") == "sentiment")
     # The bar is that of the day: what came four hours before it is known.
     dated = rows.with_columns(pl.col("time") + timedelta(hours=4)).drop("underlying")
     plainly = {"model": "dynamic", "scenarios": {"window": 300}}
     models = {
         study.PLAIN: mx.load_model(parse_config(plainly, "test")),
-        "fear": mx.load_model(parse_config({**plainly, "regime": table["fear"]}, "test")),
+        "fear": mx.load_model(parse_config({**plainly, "regime": chosen}, "test")),
     }
     daily = replayed(with_signals(usual_panel(), dated), models).daily
     read_daily(daily)
     days = pl.date_range(DAYS[0].date(), DAYS[-1].date(), eager=True)
-    scale = study.multipliers(table["fear"], dated, days)
+    scale = study.multipliers(chosen, dated, days)
     plain, fear = (daily.filter(model=name).sort("date", "portfolio") for name in models)
     place = (plain["date"] - days[0]).dt.total_days().to_numpy() - 1
     np.testing.assert_allclose(fear["charged"], plain["charged"].to_numpy() * scale[place], rtol=2e-5)
@@ -241,3 +244,28 @@ def test_fear_and_funding_of_real_crises_are_where_they_were() -> None:
     assert min(on(day, "fear") for day in (date(2020, 3, 11), date(2021, 5, 18))) > 1.4
     assert on(date(2021, 2, 15), "fear") < 0.85
     assert on(date(2021, 2, 15), "longs pay") > 1.4 > 0.9 > on(date(2020, 3, 20), "longs pay")
+
+
+def test_commands_read_signals_and_refuse_a_regime_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_inputs(tmp_path)
+    text = '[regime]\nmost = 1.5\n[regime.signals.sentiment]\ndirection = "low"\n'
+    (tmp_path / "own.toml").write_text(f'model = "dynamic"\n[scenarios]\nwindow = 300\n{text}')
+    wrong = signals().with_columns(name=pl.lit("sentimant")).unique(["time", "underlying"])
+    wrong.write_csv(tmp_path / "signals.csv")
+    history, portfolios = (str(tmp_path / f"{name}.csv") for name in ("history", "portfolios"))
+    own = ["--history", history, "--portfolios", portfolios]
+    words = ["backtest", *own, "--models", str(tmp_path / "own.toml")]
+    assert run(words) == Exit.BAD_INPUT
+    assert "the history has no signals" in capsys.readouterr().err
+    assert run([*words, "--signals", str(tmp_path / "signals.csv")]) == Exit.BAD_INPUT
+    assert "'sentimant' is read by no table [regime.signals]" in capsys.readouterr().err
+
+
+def test_what_was_known_by_a_date_has_the_signals_of_then() -> None:
+    until = DAYS[300]
+    (found,) = read_groups(table(prices()), list(held().values())[:1], until=until, signals=signals())
+    assert found.panel.signals is not None
+    assert found.panel.signals["time"].max() <= until
+    assert found.panel.signals.height == signals().filter(pl.col("time") <= until).height
