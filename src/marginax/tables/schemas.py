@@ -212,5 +212,5 @@ TABLES: dict[str, Table] = {
     )
 }
 
-# Tables that no model reads, or only one that is told to; they are checked at the door and named where they are not read.
+# Tables that no model reads, or only one that is told to: checked at the door, and named where they are not read.
 UNUSED = ("orders", "signals", "tiers")
