@@ -225,5 +225,5 @@ TABLES: dict[str, Table] = {
     )
 }
 
-# Tables whose rows no margin model of this version reads; they are checked at the door and named in the manifest.
+# Tables that no model reads, or only one that is told to: checked at the door, and named where they are not read.
 UNUSED = ("orders", "signals", "tiers")
