@@ -120,7 +120,7 @@ def score_gradient_of(result: "Result", exposures: Exposures, account: str) -> S
         account=account,
         stress_score_smooth=float(answer.score[0]),
         bandwidth=float(answer.bandwidth[0]),
-        equity=float(answer.equity[0]),
+        equity=float(answer.equity[0]) + 0.0,  # no negative zero
         positions=positions,
         prices=slopes.filter(pl.col("slope") != 0),
     )
