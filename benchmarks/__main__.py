@@ -18,6 +18,7 @@ NAMES = (
     "book_tail",
     "equal_accuracy",
     "large_book",
+    "venue_view",
     "epochs",
 )
 

@@ -55,6 +55,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "implied_vol": 0.5,
         "time": T,
         "confidence": 0.1,
+        "funding_rate": 1e-4,
+        "funding_interval_hours": 8.0,
+        "funding_time": T,
     },
     "underlyings": {
         "underlying": ["BTC", "ETH", "OIL"],

@@ -17,7 +17,8 @@ from marginax.sections import Risk, Run, Scenarios, StressWindow
 SECTIONS = [
     "run", "risk", "scenarios", "filter", "classes", "correlation", "pegs", "proxy", "basis", "volatility", "options",
     "monte_carlo", "collateral", "stress_period", "dependence", "orders", "correlation_break", "procyclicality",
-    "liquidity", "oracle", "limits", "price_checks", "publication", "replay", "engine",
+    "liquidity", "funding", "liquidation", "calls", "oracle", "regime", "score", "limits", "venue", "price_checks",
+    "publication", "replay", "engine",
 ]  # fmt: skip
 # Tables of their own, which the template shows as comments.
 BLOCKS = {"stress", "events", "grid"}

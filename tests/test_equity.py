@@ -272,10 +272,10 @@ def test_calls_start_below_maintenance_and_go_up_to_initial(
 
 @pytest.mark.parametrize(
     ("cash", "score"),
-    [(-1.0, 1.0), (0.0, 0.5), (500.0, 0.5), (10_000.0, 0.5), (10_500.0, 0.2), (30_000.0, 0.0)],
+    [(-1.0, 1.0), (0.0, 1.0), (500.0, 0.5), (10_000.0, 0.5), (10_500.0, 0.2), (30_000.0, 0.0)],
 )
 def test_the_score_is_the_probability_that_the_loss_exceeds_the_equity(cash: float, score: float) -> None:
-    """Long one coin: 0.2 lose 20,200, 0.3 lose 10,100, 0.5 nothing. A loss equal to the equity, as 0 is, is covered."""
+    """Long one coin: 0.2 lose 20,200, 0.3 lose 10,100, 0.5 nothing. Without equity it is 1."""
     moves = slide()
     for precision in ("float32", "float64"):
         row = margin([("BTC-PERP", 10.0)], {"USD": cash}, by=moves, precision=precision)

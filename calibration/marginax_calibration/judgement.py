@@ -42,13 +42,17 @@ def read_groups(
     seed: int = 7,
     kinds: Sequence[str] = (),
     until: datetime | None = None,
+    signals: Source | None = None,
 ) -> list[CalendarGroup]:
     """History (files or frames) and portfolios, by calendar: what `backtest` replays.
 
     `portfolios` are a table, portfolios, or None for a venue's own over all underlyings, of some `kinds` or of all;
-    prices after `until` are not looked at. Raises BadInput for what cannot be read.
+    prices after `until` are not looked at; `signals` is the table of that name. Raises BadInput for what
+    cannot be read.
     """
-    groups, _ = known_groups(history, portfolios, absolute=absolute, seed=seed, kinds=kinds, until=until)
+    groups, _ = known_groups(
+        history, portfolios, absolute=absolute, seed=seed, kinds=kinds, until=until, signals=signals
+    )
     return groups
 
 
@@ -60,9 +64,10 @@ def known_groups(
     seed: int = 7,
     kinds: Sequence[str] = (),
     until: datetime | None = None,
+    signals: Source | None = None,
 ) -> tuple[list[CalendarGroup], dict[str, str]]:
     """`read_groups`, and by name why a portfolio is in none of them: what it holds lists after `until`."""
-    every = read_prices(history, absolute=absolute)
+    every = read_prices(history, absolute=absolute, signals=signals)
     prices = every if until is None else every.until(until)
     inputs = {}
     if portfolios is None:

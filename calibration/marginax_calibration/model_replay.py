@@ -193,7 +193,7 @@ def _margins(
     def one(prepared: Any, law: Any) -> Array:
         return figures_of(shared.narrow.fitted_margin(prepared, tile, law)[0])
 
-    return _by_bar(one, shared, draws, stretch, fitted)
+    return by_bar(one, shared, draws, stretch, fitted)
 
 
 @partial(jax.jit, compiler_options=WIDE_VECTORS)
@@ -205,7 +205,7 @@ def _samples(
     def one(prepared: Any, law: Any) -> Array:
         return shared.narrow.sample(prepared, tile)
 
-    return _by_bar(one, shared, draws, stretch, fitted)
+    return by_bar(one, shared, draws, stretch, fitted)
 
 
 @jax.jit
@@ -213,7 +213,7 @@ def _estimates(model: MarginModel, series: Array) -> Any:
     return model.estimate(series)
 
 
-def _by_bar(
+def by_bar(
     one: Callable[[Any, Any], Array], shared: _Shared, draws: Any, stretch: tuple[Array, ...], fitted: Any
 ) -> Array:
     """An answer at each bar; zero at the bars beyond the count, which pad the stretch to one shape."""

@@ -31,7 +31,8 @@ HALF_LIFE_DAYS, SEED_RETURNS = 22.7566, 30
 
 @dataclass(frozen=True)
 class Panel:
-    """Prices by bar and underlying, NaN where there is none; `volatility` is a year's, mark-up included."""
+    """Prices by bar and underlying, NaN where there is none; `volatility` is a year's, mark-up included; `signals` are
+    rows of the table, where there is one."""
 
     grid: Grid
     names: tuple[str, ...]
@@ -39,6 +40,7 @@ class Panel:
     volatility: Float64[np.ndarray, "bars underlyings"]
     absolute: Bool[np.ndarray, " underlyings"]
     digests: dict[str, str]
+    signals: pl.DataFrame | None = None
 
     @property
     def first(self) -> Int64[np.ndarray, " underlyings"]:
@@ -97,7 +99,7 @@ def panel_of(prices: Prices, held: Sequence[str] | None = None) -> Panel:
         if name in names:
             volatility[:, names.index(name)] = carried(on_grid(grid, *series)[:, None])[:, 0]
     volatility = np.where(np.isnan(table), np.nan, volatility)
-    return Panel(grid, names, table, volatility, shocked, prices.digests)
+    return Panel(grid, names, table, volatility, shocked, prices.digests, prices.signals)
 
 
 def _fitted(grid: Grid, prices: np.ndarray, absolute: np.ndarray) -> np.ndarray:

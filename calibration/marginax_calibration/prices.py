@@ -21,7 +21,8 @@ FORWARD = "forward:"
 class Prices:
     """`rows` and `quotes` have time, underlying and value, by time; `forwards` the underlying that each stands on.
 
-    `absolute` names underlyings whose prices may be zero or below: their moves are differences.
+    `absolute` names underlyings whose prices may be zero or below: their moves are differences. `signals` are rows of
+    that table, for models that read them.
     """
 
     rows: pl.DataFrame
@@ -30,6 +31,7 @@ class Prices:
     forwards: dict[str, str]
     absolute: tuple[str, ...]
     digests: dict[str, str]
+    signals: pl.DataFrame | None = None
 
     def until(self, last: datetime) -> "Prices":
         """What was known by a time. Raises BadInput where that is nothing."""
@@ -44,11 +46,13 @@ class Prices:
         names = tuple(rows["underlying"].unique().sort())
         forwards = {name: of for name, of in self.forwards.items() if name in names}
         quotes = self.quotes.filter(pl.col("time") <= last)
-        return replace(self, rows=rows, quotes=quotes, names=names, forwards=forwards)
+        signals = None if self.signals is None else self.signals.filter(pl.col("time") <= last)
+        return replace(self, rows=rows, quotes=quotes, names=names, forwards=forwards, signals=signals)
 
 
-def read_prices(files: Source, *, absolute: Sequence[str] = ()) -> Prices:
-    """Prices in history files (time, underlying, price; factors price, implied_vol and forward:TENOR are read).
+def read_prices(files: Source, *, absolute: Sequence[str] = (), signals: Source | None = None) -> Prices:
+    """Prices in history files (time, underlying, price; factors price, implied_vol and forward:TENOR are read), and the
+    table `signals`.
 
     Raises BadInput for what the door refuses, for names in `absolute` that are none, and for prices that have no
     logarithm.
@@ -81,4 +85,7 @@ def read_prices(files: Source, *, absolute: Sequence[str] = ()) -> Prices:
     forwards = dict(named.filter(pl.col("of").is_not_null()).select("underlying", "of").unique().iter_rows())
     series = ("time", "underlying", "value")
     quotes = rows.filter(pl.col("factor") == "implied_vol").select(series)
-    return Prices(named.select(series), quotes, names, forwards, tuple(absolute), dict(admitted.digests))
+    beside = None if signals is None else admit(signals, "signals", on_error="raise")
+    digests = admitted.digests | ({} if beside is None else beside.digests)
+    told = None if beside is None else beside.rows
+    return Prices(named.select(series), quotes, names, forwards, tuple(absolute), digests, told)

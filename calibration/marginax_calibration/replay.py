@@ -6,7 +6,7 @@ with its first leg. Many bars are one compiled call; calls are spread over the c
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from marginax.engine.compilation import persistent_cache
 from marginax.known import KnownHistory, known_history
 from marginax.models import MarginModel
 from marginax.problems import BadInput, Problem
+from marginax.signals import signal_history
 from marginax_calibration.lives import Life, lives_of
 from marginax_calibration.model_replay import ModelReplay
 from marginax_calibration.panel import Panel
@@ -101,9 +102,12 @@ def replay(
 
 
 def known_of(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarray]) -> KnownHistory:
-    """What a model knows of a panel, bar by bar; `volatilities` are those of underlyings with options."""
+    """What a model knows of a panel, bar by bar; `volatilities` are those of underlyings with options.
+
+    Raises BadInput for a model that reads signals where there are none.
+    """
     settings = model.settings
-    return known_history(
+    known = known_history(
         panel.grid,
         panel.names,
         panel.prices,
@@ -113,6 +117,10 @@ def known_of(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarra
         proxy=settings.proxy,
         classes=settings.classes,
     )
+    if not model.reads_signals or panel.signals is None:
+        return known
+    signals = signal_history(panel.signals, settings.regime, panel.names, panel.grid)
+    return replace(known, history=replace(known.history, signals=signals))
 
 
 def portfolio_losses(

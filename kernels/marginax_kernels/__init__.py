@@ -15,6 +15,7 @@ from marginax_kernels.draws import (
     stretch_for,
     stretched_mixing,
 )
+from marginax_kernels.exceedance import mean_excess, smooth_exceedance
 from marginax_kernels.garch import (
     discounted_sum,
     garch_likelihood_expansion,
@@ -144,6 +145,7 @@ __all__ = [
     "long_run_volatility",
     "losses_tail",
     "marginal_map",
+    "mean_excess",
     "native_path",
     "optimal_liquidation",
     "option_greeks",
@@ -160,6 +162,7 @@ __all__ = [
     "run_totals",
     "scrambles_for",
     "shortfall_beyond",
+    "smooth_exceedance",
     "sobol_uniforms",
     "spot_pnl",
     "square_root_impact",

@@ -22,8 +22,11 @@ from marginax.charge_sections import (
     StressPeriod,
 )
 from marginax.market_sections import AssetClasses, ClassParameters, Correlation, Filter, Pegs, check_filter_weights
+from marginax.payment_sections import Calls, Funding, Liquidation
 from marginax.price_sections import PriceChecks, Publication
 from marginax.problems import BadInput, Problem, suggestion
+from marginax.regime_section import Regime, RegimeSignal
+from marginax.score_sections import Score
 from marginax.sections import (
     Basis,
     Collateral,
@@ -39,6 +42,7 @@ from marginax.sections import (
     StressEvent,
     Volatility,
 )
+from marginax.venue_sections import Venue
 
 DEFAULT_MODEL = "expected_shortfall"
 # Tables of their own in TOML, which the template shows as comments below their section.
@@ -63,8 +67,15 @@ _CLASSES = """\
 # [classes.parameters.majors]  # any of: half_life_days, fast_half_life_days, slow_half_life_days, fast_share, alpha,
 # fast_half_life_days = 5.0    # beta, daily, weekly, monthly, bound, volatility_floor, denominator_floor, residual_cap
 # haircut = 0.02               # share of the value lost in liquidation, where [collateral] says nothing of the asset
+# liquidation_fee = 0.01       # share of the notional that is closed, as in [liquidation]
 # jump_rate = 0.3              # losses of the peg a year, and jump_size, the relative fall
 # falls_with_pegs = 0.05       # relative fall of the others of this class when any peg is lost"""
+
+_SIGNALS = """\
+# [regime.signals.sentiment]  # a name in the table `signals`
+# direction = "low"           # what is dangerous: "high" values, "low" ones, or "both" extremes
+# weight = 1.0
+# underlyings = ["BTC"]       # of what it speaks; left out: of all"""
 
 
 class Config(Section):
@@ -90,8 +101,14 @@ class Config(Section):
     correlation_break: CorrelationBreak = CorrelationBreak()
     procyclicality: Procyclicality = Procyclicality()
     liquidity: Liquidity = Liquidity()
+    funding: Funding = Funding()
+    liquidation: Liquidation = Liquidation()
+    calls: Calls = Calls()
     limits: Limits = Limits()
     oracle: Oracle = Oracle()
+    score: Score = Score()
+    venue: Venue = Venue()
+    regime: Regime = Regime()
     price_checks: PriceChecks = PriceChecks()
     publication: Publication = Publication()
     replay: Replay = Replay()
@@ -182,7 +199,7 @@ def template() -> str:
             value = field.get_default()
             shown = f"{key} = {_toml(value)}" if value is not None else f"# {key} = {(field.examples or [''])[0]}"
             lines.append(f"{shown}  # {field.description}")
-        lines += {"scenarios": _STRESS, "classes": _CLASSES}.get(name, "").splitlines()
+        lines += {"scenarios": _STRESS, "classes": _CLASSES, "regime": _SIGNALS}.get(name, "").splitlines()
     return "\n".join(lines) + "\n"
 
 
@@ -234,6 +251,8 @@ def _keys_at(where: list[str]) -> list[str]:
             return list(ClassParameters.model_fields)
         if part == "events":
             return list(StressEvent.model_fields)
+        if part == "signals" and section is Regime:
+            return list(RegimeSignal.model_fields)
         annotation = section.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             break

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from marginax.funding import FundingArrays
 from marginax.instruments import INVERSE, LINEAR
 from marginax.liquidity import LiquidityArrays
 from marginax.options import LEAST_BASIS, OptionArrays, OptionPricing, Prices, mark_changes
@@ -20,7 +21,7 @@ from marginax_kernels import inverse_pnl, linear_pnl, price_change, spot_pnl
 class InstrumentArrays(eqx.Module):
     """Instruments by number: `underlying`, `quote` and `settle` point at assets (one past the last for the account
     currency), `basis` at a factor (one past the last for none), `style` is OWNED, LINEAR or INVERSE; `options` are the
-    instruments that are, in a block for each pricing law."""
+    instruments that are, in a block for each pricing law, and `kind` a place in `KINDS` (None where no fee asks)."""
 
     underlying: Int[Any, " instruments"]
     quote: Int[Any, " instruments"]
@@ -29,13 +30,14 @@ class InstrumentArrays(eqx.Module):
     style: Int[Any, " instruments"]
     multiplier: Float[Any, " instruments"]
     options: tuple[OptionArrays, ...] = ()
+    kind: Int[Any, " instruments"] | None = None
 
 
 class MarketArrays(eqx.Module):
     """Prices now: marks in quote currency, index prices in account currency, and how each underlying is shocked.
 
     `liquidity` says how they trade, `quality` how old and how certain they are; None where they are no feed's, as in a
-    replay of history.
+    replay of history. `funding` is what perpetuals pay, None where it is not counted either.
     """
 
     mark: Float[Any, " instruments"]
@@ -44,6 +46,7 @@ class MarketArrays(eqx.Module):
     level: Float[Any, " underlyings"]
     liquidity: LiquidityArrays | None = None
     quality: PriceQuality | None = None
+    funding: FundingArrays | None = None
 
 
 def revalue(

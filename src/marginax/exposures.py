@@ -3,7 +3,8 @@
 Equity = balances x price + unrealised P&L of futures, and of options margined like them, paid in their settlement asset
 at its price, + the whole value of spot and of options paid upfront (short ones negative). The unrealised P&L is booked
 to the balance of that asset first, and revalued with it. An entry price that is absent is the mark. An isolated
-position is worth its own margin and its own P&L, and no balance of its account.
+position is worth its own margin and its own P&L, and no balance of its account. Where funding is counted, what a
+position has accrued of it is booked like its P&L.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +16,17 @@ from jaxtyping import Float64, Int64
 from marginax.book import Book, Entries, entries
 from marginax.chains import Chains, market_chains
 from marginax.cube import InstrumentArrays, MarketArrays
+from marginax.funding import accrued_funding, market_funding, of_positions
 from marginax.history import FactorHistory
 from marginax.instruments import INVERSE, LINEAR, OWNED
 from marginax.liquidity import market_liquidity
 from marginax.market import Market
 from marginax.option_arrays import option_arrays
 from marginax.options import MINUTES_A_YEAR
+from marginax.payment_sections import Funding
 from marginax.price_quality import price_quality
 from marginax.sections import Options
+from marginax.tables.schemas import KINDS
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Exposures:
     Accounts come first, and then isolated positions, each like an account of its own (`Book.holders`).
 
     `listed` are the book's instrument numbers that have a row in the cube, in row order; assets follow them.
-    `groups` is the underlying of each row, `chains` what the options are priced with.
+    `groups` is the underlying of each row, `chains` what the options are priced with, `accrued` what one
+    contract of each listed instrument has accrued in funding, long and short, in account currency and received where
+    positive (None where it is not counted).
     """
 
     listed: Int64[np.ndarray, " listed"]
@@ -53,6 +59,7 @@ class Exposures:
     equity: Float64[np.ndarray, " holders"]
     groups: Int64[np.ndarray, " rows"]
     chains: Chains
+    accrued: Float64[np.ndarray, "listed 2"] | None = None
 
     def of(self, positions: Entries, collateral: Entries, equity: Float64[np.ndarray, " holders"]) -> "Exposures":
         """The same market with other holders, who have no orders."""
@@ -71,14 +78,16 @@ def expose(
     market: Market,
     history: FactorHistory,
     options: Options | None = None,
+    funding: Funding | None = None,
     *,
     like: "Exposures | None" = None,
 ) -> Exposures:
-    """Number a matched book by the rows of the cube and value it at today's prices; `options` says how those settle.
+    """Number a matched book by the rows of the cube and value it at today's prices; `options` says how those settle,
+    `funding` what is counted of it (default: nothing).
 
     `like` are exposures of the same book at other prices, of which what no price changes is taken.
     """
-    options = options or Options()
+    options, funding = options or Options(), funding or Funding()
     chains = market_chains(book.instruments, market, window=options.settlement_window_minutes / MINUTES_A_YEAR)
     table = market.underlyings
     assets = {name: k for k, name in enumerate(table["underlying"])}
@@ -106,6 +115,7 @@ def expose(
     settle = np.array([settles[known.settle[k]] for k in listed], np.int32)
     basis = np.array([factor.get(f"basis:{known.ids[k]}", none) for k in listed], np.int32)
     style, multiplier = known.style[listed], known.multiplier[listed]
+    kind = np.array([KINDS.index(word) for word in known.kind[listed]], np.int32)
     row_of = np.full(len(known), -1, np.int64)
     row_of[listed] = np.arange(len(listed))
     blocks = option_arrays(known, market, history, chains, row_of, sticky_strike=options.stickiness == 0)
@@ -125,6 +135,10 @@ def expose(
             [pays == LINEAR, pays == INVERSE], [size * (now - entry), size * (1 / entry - 1 / now)], 0.0
         )
         owned = np.where(pays == OWNED, size * now * price[settle[row]], 0.0)
+    if like is not None and np.array_equal(like.listed, listed):
+        positions = like.positions
+    else:
+        positions = entries(owner, row, quantity, book.holders)
 
     balances = book.balance_rows
     asset = balances["asset"].replace_strict(
@@ -133,22 +147,22 @@ def expose(
         default=None,
         return_dtype=pl.Int64,
     )
-    held = entries(
-        np.concatenate([balances["account"].to_numpy(), len(book) + np.arange(len(own)), owner]),
-        np.concatenate(
-            [asset.to_numpy().astype(np.int64), np.full(len(own), len(assets)), settle[row].astype(np.int64)]
-        ),
-        np.concatenate([balances["amount"].to_numpy(), own, unrealised]),
-        book.holders,
-    )
+    owners = [balances["account"].to_numpy(), len(book) + np.arange(len(own)), owner]
+    paid_in = [asset.to_numpy().astype(np.int64), np.full(len(own), len(assets)), settle[row].astype(np.int64)]
+    amounts = [balances["amount"].to_numpy(), own, unrealised]
+    accrued = accrued_funding(known, market, listed, funding) if funding.accrued else None
+    if accrued is not None:
+        owners.append(positions.owners)
+        paid_in.append(settle[positions.columns].astype(np.int64))
+        amounts.append(of_positions(accrued, positions.columns, positions.amounts))
+    held = entries(np.concatenate(owners), np.concatenate(paid_in), np.concatenate(amounts), book.holders)
     with np.errstate(all="ignore"):
         equity = np.bincount(held.owners, held.amounts * price[held.columns], minlength=book.holders)
         equity = equity + np.bincount(owner, owned, minlength=book.holders)
     moves = held.columns < len(assets)
-    like = like if like is not None and np.array_equal(like.listed, listed) else None
     return Exposures(
         listed=listed,
-        instruments=InstrumentArrays(underlying, quote, settle, basis, style, multiplier, blocks),
+        instruments=InstrumentArrays(underlying, quote, settle, basis, style, multiplier, blocks, kind),
         market=MarketArrays(
             mark=mark,
             index=index,
@@ -156,15 +170,15 @@ def expose(
             level=_levels(history, index),
             liquidity=market_liquidity(known, market, listed),
             quality=price_quality(market, known.ids[listed].tolist()),
+            funding=market_funding(known, market, listed, funding) if funding.on else None,
         ),
-        positions=like.positions
-        if like is not None and np.array_equal(like.listed, listed)
-        else entries(owner, row, quantity, book.holders),
+        positions=positions,
         collateral=entries(held.owners[moves], held.columns[moves] + len(listed), held.amounts[moves], book.holders),
         orders=_open_orders(book, row_of, mark, price, settle, style, multiplier),
         equity=equity,
         groups=np.concatenate([underlying, np.arange(len(assets))]).astype(np.int64),
         chains=chains,
+        accrued=None if accrued is None else accrued * price[settle][:, None],
     )
 
 

@@ -23,6 +23,7 @@ from marginax.market_sections import AssetClasses
 from marginax.problems import BadInput, Problem
 from marginax.sections import Basis, Proxy, Scenarios, Volatility
 from marginax.series import by_underlying, last_known, logs, returns_of, stamps
+from marginax.signals import SignalHistory
 
 NO_PROXY = -1
 # What the names of paths to a settlement begin with.
@@ -50,7 +51,7 @@ class FactorHistory:
     bar of each factor's first return, as it was counted when the history was read. `volatilities` counts the implied
     volatilities, which come last; the first `padding` rows are no bars. `stands` is where each factor stood at its last
     bar; `seen` are the returns of factors that do not stand on their own too; `carried` says that the rows are a window
-    that is carried forward bar by bar.
+    that is carried forward bar by bar; `signals` are those of the market, where a model reads them.
     """
 
     names: tuple[str, ...]
@@ -77,6 +78,7 @@ class FactorHistory:
     stands: Float64[np.ndarray, " factors"] | None = None
     seen: Float64[np.ndarray, "bars factors"] | None = None
     carried: bool = False
+    signals: SignalHistory | None = None
 
     @property
     def is_volatility(self) -> Bool[np.ndarray, " factors"]:

@@ -93,6 +93,7 @@ class ClassParameters(Section):
     denominator_floor: float | None = Field(None, ge=0, le=5)
     residual_cap: float | None = Field(None, gt=0)
     haircut: float | None = Field(None, ge=0, le=1)
+    liquidation_fee: float | None = Field(None, ge=0, le=1)
     jump_rate: float | None = Field(None, ge=0, le=MOST_JUMPS)
     jump_size: float | None = Field(None, ge=0, lt=1)
     falls_with_pegs: float | None = Field(None, ge=0, lt=1)

@@ -150,6 +150,7 @@ def _quotes(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFr
     on_log = instruments.rows.filter(pl.col("underlying").is_in(log.implode()))
     positive, options = (on_log.filter(which)["instrument_id"] for which in (~is_option, is_option))
     every_option = instruments.rows.filter(is_option)["instrument_id"]
+    others = instruments.rows.filter(pl.col("kind") != "perpetual")["instrument_id"]
     name = pl.col("instrument_id")
     price = pl.format("{} was given for an instrument whose underlying takes log shocks", "mark_price")
     return together(
@@ -166,6 +167,11 @@ def _quotes(table: Admitted, instruments: Admitted, market: Market) -> pl.DataFr
                 table.rows, table.name,
                 (pl.col("implied_vol") > LARGEST_VOLATILITY) & name.is_in(options.implode()), "implied_vol",
                 pl.format("{} was given", "implied_vol"), "Write 0.8 for 80 % a year, or leave it empty",
+            ),
+            find(
+                table.rows, table.name, (pl.col("funding_rate") != 0) & name.is_in(others.implode()), "funding_rate",
+                pl.format("{} was given for '{}', which is no perpetual", "funding_rate", name),
+                "Leave it empty, or call the instrument a perpetual",
             ),
         ]
     )  # fmt: skip

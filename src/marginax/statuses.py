@@ -112,6 +112,7 @@ def _row_flags(matched: Matched, exposures: Exposures, history: FactorHistory, s
     marks = pl.DataFrame({"row": np.arange(listed), "name": pl.Series(ids, dtype=pl.String)})
     refused = _fallback_flags(matched.market, "quotes").join(marks, on="name")
     flags = pl.concat([flags, refused.select("row", "status", name="reason")])
+    flags = pl.concat([flags, _late_funding(exposures, ids)])
     late = np.flatnonzero(pl.Series(ids, dtype=pl.String).is_in(old.implode()).to_numpy())
     quoted = pl.DataFrame(
         {
@@ -122,6 +123,14 @@ def _row_flags(matched: Matched, exposures: Exposures, history: FactorHistory, s
         schema=flags.schema,
     )
     return pl.concat([flags, quoted])
+
+
+def _late_funding(exposures: Exposures, ids: np.ndarray) -> pl.DataFrame:
+    """(row, status, name) of perpetuals whose next settlement is past already; none where funding is not counted."""
+    known = exposures.market.funding
+    late = [] if known is None else np.flatnonzero(known.late).tolist()
+    rows = [(row, int(Status.STALE), f"funding of {ids[row]}, whose next settlement is past") for row in late]
+    return pl.DataFrame(rows, schema={"row": pl.Int64, "status": pl.Int64, "name": pl.String}, orient="row")
 
 
 def _option_flags(

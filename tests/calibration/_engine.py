@@ -33,10 +33,11 @@ def charged(
     bar: int,
     first: int = 0,
     options: Panel | None = None,
+    signals: pl.DataFrame | None = None,
 ) -> dict[str, tuple[float, float, float]]:
     """var, es and charge by portfolio, on bars `first` to `bar` of the usual history of some underlyings.
 
-    `options` is the panel whose volatilities options are priced at.
+    `options` is the panel whose volatilities options are priced at, `signals` a table for models that read it.
     """
     price, now = prices_at(names, bar), DAYS[bar]
     history = history_of(names, bar, first)
@@ -53,7 +54,7 @@ def charged(
     listed = [_contract(leg, price, volatility, bar) for leg in legs.values()]
     listed.append(again(price, bar))
     held = [(each.name, _identity(leg), leg.weight / price[leg.underlying]) for each in portfolios for leg in each.legs]
-    book, market = sources(listed, held, NOTHING, price, history, forwards)
+    book, market = sources(listed, held, NOTHING, price, history, forwards, signals)
     margins = mx.margin_book(book, market, model).margins
     assert margins["status"].unique().to_list() == ["ok"]
     return {
@@ -69,6 +70,7 @@ def sources(
     price: Mapping[str, float],
     history: pl.DataFrame,
     forwards: pl.DataFrame | None = None,
+    signals: pl.DataFrame | None = None,
 ) -> tuple[mx.Book, mx.Market]:
     """A book and its market at the last time of a history: terms and quotes, positions, and index prices."""
     now = history["time"].max()
@@ -85,6 +87,7 @@ def sources(
         underlyings=indices.with_columns(time=pl.lit(now), confidence=pl.lit(0.0)),
         history=history,
         forwards=forwards,
+        signals=signals,
     )
     return book, market
 

@@ -52,9 +52,9 @@ def test_the_engine_says_what_a_loop_over_accounts_says(precision: str, held: Ho
             assert told[name][column] == pytest.approx(getattr(margin, column), rel=0, abs=slack + 1e-9), column
         assert told[name]["available"] == pytest.approx(margin.available, rel=0, abs=slack + 1e-6)
         # The score may move by the scenarios whose loss is nearer to the equity than rounding can tell, and the
-        # worst scenario to another that is as bad. Equity is rounded too where it is compared.
-        slack += float(np.finfo(precision).eps) * abs(margin.equity)
-        near = np.abs(margin.joint_losses - margin.equity) <= slack + 1e-9
+        # worst scenario to another that is as bad. Equity and haircut are rounded too where they are compared.
+        slack += float(np.finfo(precision).eps) * (abs(margin.equity) + margin.haircut)
+        near = np.abs(margin.joint_losses - (margin.equity - margin.haircut)) <= slack + 1e-9
         assert abs(told[name]["stress_score"] - margin.stress_score) <= scenarios().weights[near].sum() + 1e-6
         if margin.worst_scenario is None:
             assert told[name]["worst_scenario"] is None

@@ -219,7 +219,7 @@ def account_margin(
         margin_ratio=equity / maintenance if maintenance > 0 else None,
         available=max(0.0, equity - initial),
         call=initial - equity if equity < maintenance else 0.0,
-        stress_score=exceedance_probability(joint, world.weights, equity),
+        stress_score=1.0 if owes and equity <= 0 else exceedance_probability(joint, world.weights, equity - haircut),
         worst_scenario=world.labels[first_worst(joint)] if moves else None,
         joint_losses=joint,
     )

@@ -32,6 +32,9 @@ def command(
     params: Annotated[
         Path | None, typer.Option(help="JSON file with settings of one model; see docs/backtesting.md", metavar="FILE")
     ] = None,
+    signals: Annotated[
+        Path | None, typer.Option(help="past signals, for models whose `regime` reads them", metavar="FILE")
+    ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="first date of a loss", metavar="DATE")] = None,
     to: Annotated[str | None, typer.Option("--to", help="last date of a loss", metavar="DATE")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="where the judgement goes", metavar="FILE")] = None,
@@ -50,14 +53,14 @@ def command(
     for name in names_in(models):
         refuse_parameter_file("--models", name)
     wanted = [path for path in (json, daily) if path is not None]
-    check_outputs(wanted, out, [*history, portfolios, params, *toml_files(models)])
+    check_outputs(wanted, out, [*history, portfolios, params, signals, *toml_files(models)])
     from marginax.cli.progress import progress_bar
     from marginax_calibration.judgement import backtest, read_groups
     from marginax_calibration.models import load_models
 
     load = partial(load_models, names_in(models), tail=tail, charge_tail=charge_tail, params=params)
     load()  # a wrong name is told before a long history is read
-    groups = read_groups(history, portfolios, absolute=names_in(absolute), seed=seed)
+    groups = read_groups(history, portfolios, absolute=names_in(absolute), seed=seed, signals=signals)
     chosen = load(horizon_days=1 / groups[0].panel.grid.bars_per_day)
     parameters = None
     if params is not None:

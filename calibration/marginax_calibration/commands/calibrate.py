@@ -52,6 +52,9 @@ def command(
         Path | None,
         typer.Option(help="portfolios of your own; by default a venue's over all underlyings", metavar="FILE"),
     ] = None,
+    signals: Annotated[
+        Path | None, typer.Option(help="past signals, for a model whose `regime` reads them", metavar="FILE")
+    ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="first date of a loss", metavar="DATE")] = None,
     free: Annotated[
         str | None,
@@ -84,7 +87,7 @@ def command(
     ] = False,
 ) -> int:
     """Fit the numbers of a margin model to history by gradient."""
-    inputs = [*history, portfolios, underlyings, *([Path(model)] if model.endswith(".toml") else [])]
+    inputs = [*history, portfolios, underlyings, signals, *([Path(model)] if model.endswith(".toml") else [])]
     check_places(out, dir_, inputs, resume=resume, overwrite=overwrite)
     from marginax_calibration.commands.dates import time_of
 
@@ -108,7 +111,13 @@ def command(
     with in_flags(model, config, free=bool(free)):
         settings = Settings(method.value, steps, batch, rate, starts, seed=seed)
     groups, left_out = known_groups(
-        history, portfolios, absolute=names_in(absolute), seed=seed, kinds=LINEAR_KINDS, until=utc(last)
+        history,
+        portfolios,
+        absolute=names_in(absolute),
+        seed=seed,
+        kinds=LINEAR_KINDS,
+        until=utc(last),
+        signals=signals,
     )
     groups, classes = _classed(groups, underlyings, config, needed=by is By.CLASS)
     read = perf_counter()

@@ -12,11 +12,11 @@ from marginax.problems import BadInput, Problem
 from marginax_calibration.commands.drawing import pictures
 from marginax_calibration.commands.flags import BY_DEFAULT, check_outputs, names_in
 
-NAMES = ("baselines", "dynamic", "forecasts", "calibration", "epochs")
+NAMES = ("baselines", "dynamic", "forecasts", "calibration", "scores", "regime", "epochs")
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="baselines, dynamic, forecasts, calibration or epochs", metavar="STUDY")],
+    name: Annotated[str, typer.Argument(help=f"one of {', '.join(NAMES)}", metavar="STUDY")],
     out: Annotated[Path, typer.Option(help="folder for tables, pictures and daily tables", metavar="DIR")],
     data: Annotated[
         Path | None,
@@ -24,11 +24,13 @@ def command(
             help="folder of the market data; default: $MARGINAX_SHARED/data, else ../shared/data", metavar="DIR"
         ),
     ] = None,
-    only: Annotated[str, typer.Option(help="histories, with commas between; default: all", metavar="NAMES")] = "",
+    only: Annotated[
+        str, typer.Option(help="histories, or accounts of `scores`, with commas between; default: all", metavar="NAMES")
+    ] = "",
     models: Annotated[
         str, typer.Option(help="models of `baselines`, with commas between", metavar="NAMES")
     ] = BY_DEFAULT,
-    seed: Annotated[int, typer.Option(min=0, help="seed of `baselines` and `forecasts`")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="seed of `baselines`, `forecasts` and `regime`")] = 7,
 ) -> int:
     """Run a study of the documentation on real history."""
     if name not in NAMES:
@@ -36,10 +38,15 @@ def command(
     folder = data or Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
     if not folder.is_dir():
         raise BadInput([Problem(str(folder), None, None, "is no folder", "Name that of the market data with `--data`")])
-    from marginax_calibration.studies import baselines, calibration
+    from marginax_calibration.studies import baselines, calibration, regime, score_reliability
 
     check_outputs([], out)
-    there = list(calibration.PLANS if name == "calibration" else baselines.STUDIES)
+    own: dict[str, Sequence[str]] = {
+        "calibration": list(calibration.PLANS),
+        "scores": score_reliability.NAMES,
+        "regime": list(regime.COINS),
+    }
+    there = list(own.get(name, list(baselines.STUDIES)))
     wanted = names_in(only) or there
     unknown = [each for each in wanted if each not in there]
     if unknown:
@@ -52,6 +59,10 @@ def command(
         _calibration(folder, out, wanted)
     elif name == "dynamic":
         _dynamic(folder, out, wanted)
+    elif name == "scores":
+        _scores(folder, out, wanted)
+    elif name == "regime":
+        _regime(folder, out, wanted, seed)
     elif name == "epochs":
         _epochs(folder, out)
     else:
@@ -135,6 +146,20 @@ def _forecasts(folder: Path, out: Path, seed: int) -> None:
     typer.echo(f"Wrote {out / 'forecasts_dynamic.md'}")
 
 
+def _regime(folder: Path, out: Path, histories: Sequence[str], seed: int) -> None:
+    from marginax.cli.progress import progress_bar
+    from marginax.tables.results import write_files
+    from marginax_calibration.studies import regime
+
+    for history in histories:
+        result = _with_bar(history, partial(regime.run, history, folder))
+        with progress_bar("placebos") as bar:
+            found = regime.ablation(result.daily, regime.market_signals(folder), seed=seed, tell=bar)
+        stem = f"regime_{history.replace(' ', '_')}"
+        write_files({out / f"{stem}.md": _text(regime.report(history, result, found) + "\n")})
+        typer.echo(f"Wrote {out / stem}.md: {result.manifest['seconds']}")
+
+
 def _epochs(folder: Path, out: Path) -> None:
     """What is there of an earlier run that was interrupted is gone on from."""
     from marginax.tables.results import write_files
@@ -197,6 +222,20 @@ def _calibration(folder: Path, out: Path, plans: Sequence[str]) -> None:
             text = calibration_frontier.report_of(judged, plan) + "\n"
             write_files({out / "calibration_frontier.png": picture, out / "calibration_frontier.md": _text(text)})
             typer.echo(f"Wrote {out / 'calibration_frontier.md'}")
+
+
+def _scores(folder: Path, out: Path, wanted: Sequence[str]) -> None:
+    from marginax.tables.results import write_files
+    from marginax_calibration.models import load_models
+    from marginax_calibration.studies import score_reliability
+
+    models = load_models(score_reliability.MODELS)
+    for name in wanted:
+        daily, accounts = _with_bar(name, partial(score_reliability.run, name, models, folder))
+        stem = f"scores_{name.replace(' ', '_')}"
+        text = score_reliability.report(name, daily, accounts)
+        write_files({out / f"{stem}.parquet": daily.write_parquet, out / f"{stem}.md": _text(text)})
+        typer.echo(f"Wrote {out / stem}.md")
 
 
 def _with_search(title: str, work: Callable[..., Any]) -> Any:

@@ -62,6 +62,8 @@ def usual_keys(config: Config) -> tuple[str, ...]:
     if config.procyclicality.buffer:
         keys.append("procyclicality.buffer")
     keys += [f"procyclicality.{name}" for name in ("rise_limit", "fall_limit") if getattr(config.procyclicality, name)]
+    keys += ["regime.most"] if config.regime.most > 1 else []
+    keys += ["regime.least"] if config.regime.least < 1 else []
     return tuple(keys)
 
 

@@ -73,14 +73,15 @@ def run(
     *,
     seed: int = 7,
     options: bool | None = None,
+    signals: pl.DataFrame | None = None,
     progress: Progress | None = None,
 ) -> Backtest:
     """One study: the backtest of its history and portfolios, with `options` or without (None: as the study has it).
 
-    Raises BadInput where the data is not there.
+    `signals` are for models that read them. Raises BadInput where the data is not there.
     """
     study = STUDIES[name] if options is None else replace(STUDIES[name], options=options)
-    prices = read_prices(HISTORIES[study.history](folder), absolute=study.absolute)
+    prices = read_prices(HISTORIES[study.history](folder), absolute=study.absolute, signals=signals)
     portfolios = [
         each for each in venue_portfolios(prices.names, seed=seed) if study.options or each.kind in LINEAR_KINDS
     ]

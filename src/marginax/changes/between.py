@@ -10,6 +10,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from marginax.funding import rescheduled
 from marginax.market import Market
 from marginax.tables.door import Admitted
 from marginax.tables.findings import FILE
@@ -31,7 +32,7 @@ class Side:
     def same_as(self, other: "Side") -> bool:
         """Whether margins in the one are margins in the other: time, instruments and every row the same."""
         tables = [(self.instruments, other.instruments)]
-        tables += [(self.market.tables[name], other.market.tables[name]) for name in (*KEYS, "history")]
+        tables += [(self.market.tables[name], other.market.tables[name]) for name in (*KEYS, "history", "signals")]
         return self.market.as_of == other.market.as_of and all(same_rows(*each) for each in tables)
 
     @property
@@ -57,6 +58,7 @@ def as_time_alone(old: Side, new: Side) -> Market:
     for name in KEYS:
         moved = _newest(new.market, name, _newest(old.market, name))
         tables[name] = tables[name].of(_as_late(tables[name].rows, "time", _newest(old.market, name), moved))
+    tables["quotes"] = tables["quotes"].of(_rescheduled(tables["quotes"].rows, old, new))
     past = tables["history"].rows.filter(pl.col("time") <= new.market.as_of)
     tables["history"] = tables["history"].of(past)
     return replace(old.market, as_of=new.market.as_of, tables=tables)
@@ -80,11 +82,17 @@ def _as_late(rows: pl.DataFrame, column: str, newest: datetime | None, now: date
     return rows.with_columns(pl.col(column) + pl.lit(now - newest))
 
 
+def _rescheduled(quotes: pl.DataFrame, old: Side, new: Side) -> pl.DataFrame:
+    """Old quotes whose funding settles as long after the new time as it did after the old one."""
+    return rescheduled(quotes, new.market.as_of - old.market.as_of)
+
+
 def _with_old_gaps(name: str, old: Side, new: Side) -> Admitted:
     table, key = new.market.tables[name], KEYS[name]
     was = old.market.tables[name].rows
     newest = _newest(old.market, name)
     was = _as_late(was, "time", newest, _newest(new.market, name, newest))
+    was = _rescheduled(was, old, new) if name == "quotes" else was
     columns = [column.name for column in TABLES[name].columns if not column.required and column.dtype != pl.String()]
     both = table.rows.join(
         was.select(*key, *columns, pl.lit(True).alias(OLD)), on=key, how="left", suffix=OLD, maintain_order="left"

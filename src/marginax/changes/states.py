@@ -87,10 +87,12 @@ class State:
         else:
             with jax.enable_x64(True):
                 history = self.ready.known.history
-                exposures = expose(matched.book, matched.market, history, model.settings.options)
+                exposures = expose(
+                    matched.book, matched.market, history, model.settings.options, model.settings.funding
+                )
         passed = one_pass(self.ready, matched, exposures)
         scenarios = self.ready.scenarios
-        found = (passed.figures, passed.statuses, scenarios, passed.manual)
+        found = (passed.figures, passed.statuses, scenarios, passed.manual, model.settings.score, None)
         table = margins_table(matched, exposures, model.name, *found).head(len(matched.book))
         by_hand = () if passed.manual is None else (MANUAL,)
         return table.select(KEY, *REQUIREMENTS, *model.part_names, *by_hand)

@@ -54,7 +54,7 @@ def command(
         ),
     ] = None,
     forwards: Annotated[Path | None, _table("forward prices of the expiries of options")] = None,
-    signals: Annotated[Path | None, _table("market signals; checked, not yet used")] = None,
+    signals: Annotated[Path | None, _table("market signals, which `regime` reads")] = None,
     tiers: Annotated[Path | None, _table("leverage tiers; checked, not yet used")] = None,
     order_book: Annotated[Path | None, _table("levels of order books, which positions are closed against")] = None,
     previous_quotes: Annotated[
@@ -87,6 +87,13 @@ def command(
     seed: Annotated[int | None, typer.Option(min=0, help="seed of every draw, before the configuration's")] = None,
     on_error: Annotated[OnError, typer.Option(help="quarantine: set bad rows aside and go on")] = OnError.RAISE,
     attribution: Annotated[bool, typer.Option(help="also write each position's share of the margin")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="also write stress scores, smoothed, and what is lost beyond equity")
+    ] = False,
+    venue: Annotated[
+        bool,
+        typer.Option("--venue", help="also tell what all accounts add up to: open interest, bad debt, a risk score"),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON instead of a summary")] = False,
 ) -> int:
     """Margin every account of a book in files of your own (Parquet, CSV or Arrow IPC)."""
@@ -110,6 +117,8 @@ def command(
         }
     )
     settings = settings.model_copy(update={"run": run, "model": chosen})
+    if venue:
+        settings = settings.model_copy(update={"venue": settings.venue.model_copy(update={"report": True})})
     parameters = None
     if params is not None:
         from marginax.parameter_file import check_model, notes_on, read_document, record, settings_over
@@ -138,6 +147,7 @@ def command(
         parameters=parameters,
         on_error=on_error.value,
         attribution=attribution,
+        scores=scores,
         json=json,
         dataset=dataset,
         last={name: path for name, path in last.items() if path is not None},
@@ -188,6 +198,7 @@ def margin_files(
     parameters: dict[str, Any] | None = None,
     on_error: Literal["raise", "quarantine"] = "raise",
     attribution: bool = False,
+    scores: bool = False,
     json: bool = False,
     dataset: Path | None = None,
     last: dict[str, Path] | None = None,
@@ -237,6 +248,7 @@ def margin_files(
                 seed=settings.run.seed,
                 on_error=on_error,
                 attribution=attribution,
+                scores=scores,
                 record=beside,
                 publish=publish,
                 progress=progress,
@@ -248,8 +260,9 @@ def margin_files(
     result.manifest.update(beside)
     result.manifest.update(publish(result.manifest))
     stop_if_interrupted()
-    result.write(out, attribution=attribution)
-    _tell(result, out, json=json)
+    result.write(out, attribution=attribution, scores=scores)
+    asked = [name for name, wanted in (("attribution", attribution), ("scores", scores)) if wanted]
+    _tell(result, out, asked, json=json)
     return Exit.EXCEPTED if result.excepted else 0
 
 
@@ -263,13 +276,13 @@ def _model_in(config: Path | None) -> str:
     return str(values.get("model", DEFAULT_MODEL))
 
 
-def _tell(result: "Result", out: Path, *, json: bool) -> None:
+def _tell(result: "Result", out: Path, asked: list[str], *, json: bool) -> None:
     if json:
         _print_json(out, result.manifest)
         return
     from marginax.cli.summary import print_summary
 
-    print_summary(result, out)
+    print_summary(result, out, asked)
 
 
 def _tell_dataset(result: "DatasetResult", *, json: bool) -> None:

@@ -1,6 +1,6 @@
 """What a person wants to know of a run, in the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from marginax.cli.venue_summary import venue_lines
 from marginax.parameter_file import described
 from marginax.status import Status
 
@@ -22,6 +23,13 @@ MOVES = 2
 # Characters a line where no terminal says how many it has: ids and labels are not cut short in a log.
 PIPED = 140
 TEXT = ("account", "worst scenario")
+FUNDING = {
+    "funding_rate_unknown": "Funding rate not known, so that the configured worst counts",
+    "funding_interval_hours_unknown": "Funding interval not known, so that the shortest counts",
+    "funding_time_unknown": "Next settlement of funding not known, so that the longest time since the last counts",
+    "funding_time_passed": "Next settlement of funding past already, so that nothing is received of it",
+    "funding_rate_capped": "Funding rate beyond the largest that is projected",
+}
 
 
 @contextmanager
@@ -42,14 +50,15 @@ def counted(count: int, word: str) -> str:
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
-def print_summary(result: "Result", out: Path) -> None:
-    """Print totals, statuses, the accounts closest to trouble and where the results lie."""
+def print_summary(result: "Result", out: Path, asked: Sequence[str] = ()) -> None:
+    """Print totals, statuses, the accounts closest to trouble and where the results lie, `asked` tables among them."""
     from marginax.engine.tally import Tally
 
     worst = result.manifest["uncovered_loss"].get("worst_scenario")
     moves = result.scenario(worst) if worst else pl.DataFrame()
     more = {"isolated.parquet": result.isolated.height, "options.parquet": result.options.height}
     more["breaches.parquet"] = result.breaches is not None
+    more |= {f"{name}.parquet": True for name in (*(() if result.venue is None else result.venue.tables), *asked)}
     names = ["margins.parquet", *(name for name, there in more.items() if there), "manifest.json"]
     with page() as console:
         _print(console, Tally.of(result), result.manifest, moves, [out / name for name in names])
@@ -58,7 +67,9 @@ def print_summary(result: "Result", out: Path) -> None:
 def print_dataset_summary(result: "DatasetResult") -> None:
     """The same of a dataset."""
     has_options = "options.parquet" in result.manifest["outputs"]
-    names = ["partition=*/margins.parquet", *(["options.parquet"] if has_options else []), "manifest.json"]
+    more = ["options.parquet"] if has_options else []
+    more += [f"{name}.parquet" for name in (() if result.venue is None else result.venue.tables)]
+    names = ["partition=*/margins.parquet", *more, "manifest.json"]
     with page() as console:
         _print(console, result.tally, result.manifest, result.worst_moves, [result.path / name for name in names])
 
@@ -83,8 +94,10 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
         ("equity", totals["equity"], f"{counted(tally.below_zero, 'account')} below zero"),
         ("initial margin", totals["initial_margin"], _parts(tally)),
         ("maintenance margin", totals["maintenance_margin"], ""),
-        ("margin calls", totals["call"], f"{counted(tally.called, 'account')} below maintenance"),
+        *_calls(tally, totals),
     ]
+    if "accrued_funding" in totals:
+        rows.insert(1, ("accrued funding", totals["accrued_funding"], "in equity, not paid yet"))
     uncovered = manifest["uncovered_loss"]
     if uncovered["worst"]:
         largest = moves.filter(factor="price").drop("factor").drop_nulls().head(MOVES)
@@ -105,6 +118,8 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
     for status in Status:
         if by_status[status.label]:
             console.print(f"{by_status[status.label]:>9,}  {status.label:<16}[dim]{status.meaning}[/dim]")
+    bands = [f"{counts:,} {band}" for band, counts in manifest["accounts"]["by_band"].items() if counts]
+    console.print(f"\nBy stress score: {', '.join(bands)}.")
     _print_notes(console, manifest)
     if tally.quarantined:
         were = "row was" if tally.quarantined == 1 else "rows were"
@@ -115,6 +130,10 @@ def _print(console: Console, tally: "Tally", manifest: dict[str, Any], moves: pl
         console.print(f"\nMultiplied by hand: {by_hand}.", markup=False)
     if limits := manifest["limits"]:
         console.print(f"\n{_limits(limits)}", markup=False)
+    if lines := venue_lines(manifest["venue"], currency):
+        console.print()
+    for line in lines:
+        console.print(line, markup=False)
     if manifest["unused_tables"]:
         names = ", ".join(manifest["unused_tables"])
         console.print(f"\nChecked, but not part of this margin: {names}.")
@@ -150,6 +169,12 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Forwards of no listed expiry, ignored (a date is 00:00 UTC)": data["forwards_of_nothing"],
         "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
     }
+    for word, names in data.get("funding", {}).items():
+        notes[FUNDING[word]] = names
+    regime = scenarios.get("regime", {})
+    notes["Signals not known, so that the worst counts"] = regime.get("not_known", [])
+    notes["Signals that are old, which count for worse with every day"] = regime.get("stale", [])
+    notes["Signals of no underlying, ignored"] = regime.get("of_nothing", [])
     unknown = data.get("liquidity_unknown", {})
     for column, names in unknown.items():
         notes[f"`{column}` not known, so that the configured worst counts"] = names
@@ -161,6 +186,18 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         if names:
             more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
             console.print(f"{note}: {', '.join(names[:NAMED])}{more}.", markup=False)
+
+
+def _calls(tally: "Tally", totals: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """What is called, and where calls have a minimum or a step what is missing and what may be given back."""
+    called = counted(tally.called, "account")
+    if "shortfall" not in totals:
+        return [("margin calls", totals["call"], f"{called} below maintenance")]
+    return [
+        ("margin calls", totals["call"], f"{called} called"),
+        ("shortfall", totals["shortfall"], "of all that are below maintenance, called or not"),
+        ("returnable", totals["returnable"], ""),
+    ]
 
 
 def _limits(limits: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ def correlation_sensitivity(
         raise KeyError(f"no account {unknown[0]!r} in the book")
     with jax.enable_x64(True):
         history = chosen.factors(matched.market, matched.book.instruments)
-        exposures = expose(matched.book, matched.market, history, chosen.settings.options)
+        exposures = expose(matched.book, matched.market, history, chosen.settings.options, chosen.settings.funding)
         draws = chosen.draw(chosen.settings.run.seed if seed is None else seed, history)
         state = chosen.observe(history)
         observed = state if isinstance(state, Observed) else state.observed

@@ -9,16 +9,23 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from marginax.book import Entries
+from marginax.engine.bands import bands
+from marginax.engine.calls import call_columns
 from marginax.exposures import Exposures
+from marginax.funding import of_positions
 from marginax.match import Matched
 from marginax.models.protocol import Margin, Totals
+from marginax.payment_sections import Calls
 from marginax.scenarios.sets import ScenarioSet
+from marginax.score_sections import Score
 from marginax.status import Status
 from marginax.statuses import Statuses
 from marginax_kernels import expected_shortfall
 
 # The part of a requirement that is added by hand.
 MANUAL = "manual"
+# The column of the funding that has accrued; it is in equity.
+ACCRUED = "accrued_funding"
 
 _expected_shortfall = jax.jit(expected_shortfall, static_argnames="tail")
 
@@ -33,6 +40,7 @@ class Figures:
     worst: Int64[np.ndarray, " accounts"]
     computed: Bool[np.ndarray, " accounts"]
     uncovered: Float64[np.ndarray, " scenarios"]
+    beyond_margins: Float64[np.ndarray, " scenarios"] | None = None
 
     @classmethod
     def empty(cls, accounts: int, scenarios: int, parts: tuple[str, ...]) -> "Figures":
@@ -62,6 +70,8 @@ class Figures:
         self.computed[accounts] = True
         for block in totals.uncovered:
             self.uncovered += block
+        for block in () if totals.beyond_margins is None else totals.beyond_margins:
+            self.beyond_margins = block.astype(float) if self.beyond_margins is None else self.beyond_margins + block
 
     @property
     def finite(self) -> Bool[np.ndarray, " accounts"]:
@@ -95,10 +105,13 @@ def margins_table(
     statuses: Statuses,
     scenarios: ScenarioSet,
     manual: Manual | None,
+    score: Score,
+    calls: Calls | None,
 ) -> pl.DataFrame:
     """A row a holder, accounts first; what one has no figure for is null.
 
-    `instrument_id` is that of an isolated position, null for an account; `manual` is None where nobody adds anything.
+    `instrument_id` is that of an isolated position, null for an account; `manual` is None where nobody adds anything,
+    `score` says where bands begin, `calls` is None where the whole shortfall is called.
     """
     able = figures.computed & ~statuses.excepted
     parts = {name: np.where(able, values, np.nan) for name, values in figures.parts.items()}
@@ -119,7 +132,6 @@ def margins_table(
     equity = np.where(known, exposures.equity, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(maintenance > 0, equity / maintenance, np.nan)
-    call = np.where(equity < maintenance, initial - equity, zero)
     labels = np.array([*scenarios.labels, ""], object)
     at_risk = able & (exposures.positions.counts + exposures.collateral.counts > 0)
     worst = np.where(at_risk, labels[figures.worst], "")
@@ -133,17 +145,18 @@ def margins_table(
         "model": pl.repeat(model, count, eager=True, dtype=pl.String),
         "currency": pl.repeat(matched.market.currency, count, eager=True, dtype=pl.String),
         "equity": equity,
+        **_accrued(exposures, np.isfinite(equity)),
         "initial_margin": initial,
         "maintenance_margin": maintenance,
         "margin_ratio": ratio,
         "available": np.maximum(0, equity - initial),
-        "call": call,
+        **call_columns(equity, initial, maintenance, calls or Calls()),
         "var": np.where(able, figures.numbers["var"], np.nan),
         "expected_shortfall": np.where(able, figures.numbers["expected_shortfall"], np.nan),
         "es_std_error": np.where(able, figures.numbers["std_error"], np.nan),
         **parts,
         "stress_score": np.where(able, figures.numbers["stress_score"], np.nan),
-        "band": pl.repeat(None, count, eager=True, dtype=pl.String),
+        "band": bands(np.where(able, figures.numbers["stress_score"], np.nan), score),
         "worst_scenario": worst,
         "status": words[statuses.codes],
         "reason": statuses.reasons,
@@ -152,6 +165,15 @@ def margins_table(
     frame = pl.DataFrame(columns, schema_overrides=dict.fromkeys(text, pl.String))
     blank = pl.col("worst_scenario", "reason").replace("", None)
     return frame.with_columns(pl.col(pl.Float64).fill_nan(None), blank)
+
+
+def _accrued(exposures: Exposures, known: np.ndarray) -> dict[str, np.ndarray]:
+    """The funding that each holder has accrued, as a column; none where it is not counted."""
+    if exposures.accrued is None:
+        return {}
+    held = exposures.positions
+    paid = of_positions(exposures.accrued, held.columns, held.amounts)
+    return {ACCRUED: np.where(known, np.bincount(held.owners, paid, minlength=len(known)), np.nan)}
 
 
 def finite(total: float) -> float | None:

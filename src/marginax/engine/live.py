@@ -99,7 +99,7 @@ class LiveMargin:
             if settles:
                 history = with_settlements(history, settles)
                 known, draws = self.model.with_settlements(known, history), self.model.draw(self.seed, history)
-            exposures = expose(matched.book, matched.market, history, options, like=like)
+            exposures = expose(matched.book, matched.market, history, options, self.model.settings.funding, like=like)
         clock["bound"] = perf_counter()
         found = Known(history, known, draws, self.seed)
         ready = get_ready(self.model, exposures, found, engine or self.model.settings.engine)
@@ -113,11 +113,13 @@ class LiveMargin:
         underlyings: Source,
         forwards: Source | None = None,
         order_book: Source | None = None,
+        signals: Source | None = None,
         values: Mapping[str, float] | None = None,
         as_of: date | datetime | str | None = None,
         on_error: OnError = "raise",
     ) -> "LiveMargin":
-        """The same one bar on; `values` are those of other factors than prices, by name (`implied_vol:BTC`, 0.6).
+        """The same one bar on; `values` are those of other factors than prices, by name (`implied_vol:BTC`, 0.6), and
+        `signals` rows up to the bar, of which those that are new count.
 
         Raises BadInput for a bar that is not later than the last one, for underlyings that the state does not know, and
         for what the door refuses.
@@ -128,6 +130,7 @@ class LiveMargin:
             history=NO_HISTORY,
             forwards=forwards,
             order_book=order_book,
+            signals=signals,
             as_of=as_of,
             currency=self.market.currency,
             on_error=on_error,
@@ -197,11 +200,17 @@ class LiveMargin:
         now = np.datetime64(market.as_of.replace(tzinfo=None), "us")
         bars = float(history.grid.bars_after(history.times[-1], now))
         walk, level = _walk(history, given, values), _level(history, market)
-        bar = Bar(walk, level, np.asarray(bars), np.asarray((now - history.times[-1]) / DAY))
+        days = float((now - history.times[-1]) / DAY)
+        signals, brought = history.signals, None
+        if signals is not None:
+            rows, trading_days = given.tables["signals"].rows, bars / history.grid.bars_per_day
+            signals, brought = signals.stepped(rows, now, trading_days=trading_days, days=days)
+        bar = Bar(walk, level, np.asarray(bars), np.asarray(days), brought)
         with jax.enable_x64(True):
             state = _step(self.model, self.state, bar)
         seen = np.where(np.isnan(walk), history.last_bar, now)
-        history = replace(history, times=np.append(history.times[1:], now), last_bar=seen, level=level)
+        times = np.append(history.times[1:], now)
+        history = replace(history, times=times, last_bar=seen, level=level, signals=signals)
         return replace(self, market=market, state=state, history=_as_known(history, self.model, state))
 
 
@@ -222,6 +231,8 @@ def follow(
         history = without_settlements(history)
         state = jax.tree.map(np.asarray, chosen.carry(history))
         window = _window(history, len(chosen.carried_factors(state).returns))
+        if history.signals is not None:
+            window = replace(window, signals=history.signals.begun())
         draws = chosen.draw(seed, window)
     tables = {**market.tables, "history": market.tables["history"].of(market.tables["history"].rows.clear())}
     live = LiveMargin(book, replace(market, tables=tables), chosen, window, state, draws, seed)

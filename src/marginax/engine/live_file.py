@@ -27,10 +27,11 @@ from marginax.market import NO_HISTORY, Market, read_market
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
 from marginax.problems import BadInput, Problem
+from marginax.signals import begun_signals
 from marginax.tables.findings import PLACE
 from marginax.tables.results import write_files
 
-VERSION = 2
+VERSION = 3
 TABLES = ("quotes", "underlyings", "forwards", "order_book")
 KINDS = "a state that `save` wrote"
 
@@ -41,6 +42,9 @@ def save(live: LiveMargin, path: Path) -> Path:
     arrays = {f"history.{name}": value for name, value in history.items() if isinstance(value, np.ndarray)}
     arrays |= {f"state.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(live.state))}
     arrays |= {f"draws.{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(live.draws))}
+    signals = live.history.signals
+    if signals is not None:
+        arrays["signals.last"] = signals.last
     told = {
         "version": VERSION,
         "model": live.model.name,
@@ -55,6 +59,7 @@ def save(live: LiveMargin, path: Path) -> Path:
         "padding": history["padding"],
         "bars_per_day": live.history.grid.bars_per_day,
         "bars_per_week": live.history.grid.bars_per_week,
+        "signals": None if signals is None else signals.series,
     }
     arrays["told"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
     for name in TABLES:
@@ -88,6 +93,9 @@ def resume(path: str | Path, book: Book, model: str | Path | Config | MarginMode
     }
     kept["grid"] = Grid(arrays["history.times"], told["bars_per_day"], told["bars_per_week"])
     counts = {key: told[key] for key in ("underlyings", "volatilities", "padding")}
+    if told["signals"] is not None:
+        series = [(name, of) for name, of in told["signals"]]
+        kept["signals"] = begun_signals(series, arrays["signals.last"], arrays["history.times"][-1])
     history = FactorHistory(names=tuple(told["names"]), carried=True, **counts, **kept)
     check_factors(book.instruments, history)
     market = _market(arrays, told)
@@ -133,7 +141,7 @@ def _check(model: MarginModel, told: dict[str, Any], path: Path) -> None:
 def _configuration(model: MarginModel) -> dict[str, Any]:
     """Every section of the configuration that a state hangs on."""
     values = model.settings.model_dump(
-        mode="json", exclude={"run", "engine", "replay", "model", "price_checks", "publication"}
+        mode="json", exclude={"run", "engine", "replay", "model", "price_checks", "publication", "calls"}
     )
     return json.loads(json.dumps(values))
 

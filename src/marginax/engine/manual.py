@@ -49,7 +49,7 @@ def _alone(
     nothing = Entries(np.zeros(count + 1, np.int64), np.zeros(0, np.int32), np.zeros(0))
     alone = exposures.of(units, nothing, np.zeros(count))
     figures: Figures | None = None
-    for part, (margin, totals) in tiles.over(alone).margins(np.arange(count)):
+    for part, (margin, totals) in tiles.of_units(alone).margins(np.arange(count)):
         if figures is None:
             figures = Figures.empty(count, totals.uncovered.shape[1], margin.parts.names)
         figures.take(part.accounts, margin, totals)

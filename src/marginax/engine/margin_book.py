@@ -24,6 +24,7 @@ from marginax.engine.result import Result
 from marginax.engine.tail_pass import TailPass, book_pass, kernel
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import Exposures, expose
+from marginax.funding import funding_notes
 from marginax.history import FactorHistory
 from marginax.limits import limit_breaches, unknown_liquidity
 from marginax.market import Market
@@ -102,7 +103,7 @@ def ready_for(
     options = model.settings.options
     with jax.enable_x64(True):
         history = model.factors(matched.market, matched.book.instruments)
-        exposures = expose(matched.book, matched.market, history, options)
+        exposures = expose(matched.book, matched.market, history, options, model.settings.funding)
         draws = model.draw(seed, history)
         clock["bound"] = perf_counter()
         state = model.observe(history)
@@ -150,6 +151,8 @@ def margined(
     notes = data_notes(matched, settings)
     if settings.liquidity.on:
         notes["liquidity_unknown"] = unknown_liquidity(matched.book.instruments, matched.market)
+    if settings.funding.on:
+        notes["funding"] = funding_notes(matched.book.instruments, matched.market, settings.funding)
     factors = len(ready.known.history.names)
     return Result.assemble(
         matched=matched,
@@ -164,8 +167,14 @@ def margined(
         breaches=limit_breaches(matched.book, matched.market, exposures, settings, factors=factors),
         attribute=passed.tiles.attributions,
         clock=clock,
-        read=("orders",) if model.reads_orders else (),
+        read=tables_read(model),
     )
+
+
+def tables_read(model: MarginModel) -> tuple[str, ...]:
+    """The tables that this model reads and others do not."""
+    asked = {"orders": model.reads_orders, "signals": model.reads_signals}
+    return tuple(name for name, read in asked.items() if read)
 
 
 @dataclass(frozen=True)

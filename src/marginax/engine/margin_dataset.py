@@ -1,7 +1,9 @@
 """Margins of a partitioned book: the market is prepared once, partitions follow one another, memory stays that of one.
 
-    DIR/manifest.json, options.parquet; checked_quotes.parquet and checked_underlyings.parquet where prices were checked
-    DIR/partition=00000/margins.parquet; isolated, attribution, breaches and quarantine.parquet where there are any
+    DIR/manifest.json, options.parquet; venue, open_interest and venue_losses.parquet where the venue is told;
+    checked_quotes.parquet and checked_underlyings.parquet where prices were checked
+    DIR/partition=00000/margins.parquet; isolated, attribution, scores, breaches and quarantine.parquet
+    where there are any
 
 The folder appears whole. An account's margin is what `margin_book` gives it, to the bit.
 """
@@ -41,21 +43,24 @@ from marginax.sections import Engine
 from marginax.tables.door import OnError
 from marginax.tables.read import Source
 from marginax.tables.results import MANIFEST, digest, write_parquet
+from marginax.venue import VenueView, venue_view
 
 FORMAT = "marginax.margins/1"
-_MARKET = rf"{MANIFEST}|(options|checked_quotes|checked_underlyings)\.parquet"
-_TABLES = "margins|isolated|attribution|breaches|quarantine"
+_MARKET = rf"{MANIFEST}|(options|venue|open_interest|venue_losses|checked_quotes|checked_underlyings)\.parquet"
+_TABLES = "margins|isolated|attribution|scores|breaches|quarantine"
 _OURS = re.compile(rf"{_MARKET}|partition=\d{{5}}(/({_TABLES})\.parquet)?")
 
 
 @dataclass(frozen=True)
 class DatasetResult:
-    """Where the margins of a dataset lie, how they came, what they come to, and what the worst scenario does."""
+    """Where the margins of a dataset lie, how they came, what they come to, what the worst scenario does, and the view
+    of the venue, None where none is asked for."""
 
     path: Path
     manifest: dict[str, Any]
     tally: Tally
     worst_moves: pl.DataFrame
+    venue: VenueView | None
 
     def __repr__(self) -> str:
         return f"DatasetResult({self.tally.accounts:,} accounts, {self.path})"
@@ -76,13 +81,15 @@ def margin_dataset(
     engine: Engine | None = None,
     on_error: OnError = "raise",
     attribution: bool = False,
+    scores: bool = False,
     record: Mapping[str, Any] | None = None,
     publish: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> DatasetResult:
     """Margin every account of a dataset, partition by partition, and write the results under `out`.
 
-    Arguments are those of `margin_book`; `attribution` writes each position's share too, `record` goes into the
+    Arguments are those of `margin_book`; `attribution` writes each position's share too, `scores` what
+    `Result.scores` tells, `record` goes into the
     manifest, and so does what `publish` makes of it before anything is written: what it raises stops the run. Raises
     BadInput as `margin_book` does, and where `out` holds what no such run wrote; then nothing is written. OSError where
     it cannot be written.
@@ -103,7 +110,7 @@ def margin_dataset(
             told = None if progress is None else _shifted(progress, done, dataset.record.accounts)
             result, ready = run.margin(part, ready, told)
             stop_if_interrupted()
-            outputs |= _write(result, folder, part.name, attribution)
+            outputs |= _write(result, folder, part.name, attribution, scores)
             tally = Tally.of(result) if tally is None else tally + Tally.of(result)
             done += part.accounts
             twice += result.manifest["data"]["balances_given_twice"]
@@ -115,7 +122,13 @@ def margin_dataset(
             outputs |= _written(result.options, folder, "options.parquet")
         for name, table in result.checked_prices.items():
             outputs |= _written(table, folder, f"{name}.parquet")
+        venue = None
+        if tally.venue is not None:
+            venue = venue_view(tally.venue, result.scenarios, market, chosen.settings.venue)
+        for name, table in ({} if venue is None else venue.tables).items():
+            outputs |= _written(table, folder, f"{name}.parquet")
         manifest = _manifest(result, dataset, record_hash, tally) | dict(record or {})
+        manifest["venue"] = {} if venue is None else dict(venue.notes)
         manifest["data"] = {**manifest["data"], "balances_given_twice": sorted(twice)[:LISTED]}
         manifest |= {} if publish is None else publish(manifest)
         manifest["seconds"] = {**seconds, "total": perf_counter() - started}
@@ -123,7 +136,7 @@ def margin_dataset(
         manifest["outputs"] = outputs
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     worst = manifest["uncovered_loss"].get("worst_scenario")
-    return DatasetResult(Path(out), manifest, tally, result.scenario(worst) if worst else pl.DataFrame())
+    return DatasetResult(Path(out), manifest, tally, result.scenario(worst) if worst else pl.DataFrame(), venue)
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ class _Run:
             ready, exposures = ready_for(model, matched, seed=seed, engine=self.engine, clock=clock)
         else:
             with jax.enable_x64(True):
-                exposures = expose(matched.book, matched.market, ready.known.history, options)
+                exposures = expose(matched.book, matched.market, ready.known.history, options, settings.funding)
             clock["bound"] = clock["prepared"] = perf_counter()
         return margined(ready, matched, exposures, clock=clock, by_hand=self.by_hand, progress=progress), ready
 
@@ -194,7 +207,7 @@ def _check(folder: Path) -> None:
     check_ours(folder, _OURS, record=MANIFEST, format=FORMAT, maker="a margin of a dataset")
 
 
-def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[str, Any]:
+def _write(result: Result, folder: Path, name: str, attribution: bool, scores: bool) -> dict[str, Any]:
     (folder / name).mkdir()
     outputs = _written(result.margins, folder, f"{name}/margins.parquet")
     if result.isolated.height:
@@ -205,6 +218,8 @@ def _write(result: Result, folder: Path, name: str, attribution: bool) -> dict[s
         outputs |= _written(result.breaches, folder, f"{name}/breaches.parquet")
     if attribution:
         outputs |= _written(result.attribution(), folder, f"{name}/attribution.parquet")
+    if scores:
+        outputs |= _written(result.scores(), folder, f"{name}/scores.parquet")
     return outputs
 
 
@@ -223,7 +238,7 @@ def _manifest(last: Result, dataset: Dataset, record_hash: str, tally: Tally) ->
         **last.manifest,
         "inputs": inputs
         | {"dataset": {"sha256": {str(dataset.path / RECORD): record_hash}, "partitions": len(dataset)}},
-        "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status)},
+        "accounts": {"total": tally.accounts, "by_status": dict(tally.by_status), "by_band": dict(tally.by_band)},
         "isolated": tally.isolated,
         "manual": dict(tally.manual),
         "totals": dict(tally.totals),

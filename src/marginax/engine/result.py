@@ -15,10 +15,13 @@ from jaxtyping import Float64
 
 from marginax.chains import VolatilitySource
 from marginax.config import Config
-from marginax.engine.figures import MANUAL, Figures, Manual, finite, margins_table, uncovered_loss
+from marginax.engine.bands import counts_by_band
+from marginax.engine.figures import ACCRUED, MANUAL, Figures, Manual, finite, margins_table, uncovered_loss
 from marginax.engine.manual import manual_notes
+from marginax.engine.scores import ScoreGradient, score_gradient_of, scores_of
 from marginax.expiries import ForwardSource
 from marginax.exposures import Exposures
+from marginax.funding import of_positions
 from marginax.limits import breach_notes
 from marginax.match import Matched
 from marginax.models.protocol import Parts
@@ -29,6 +32,7 @@ from marginax.statuses import Statuses
 from marginax.tables.findings import PLACE
 from marginax.tables.results import write_tables
 from marginax.tables.schemas import UNUSED
+from marginax.venue import VenueView, venue_of
 
 if TYPE_CHECKING:
     from marginax.engine.margin_book import Ready
@@ -37,6 +41,8 @@ Attribute = Callable[[np.ndarray], Iterator[tuple[Any, Parts]]]
 # Of the forward (or of a coin): how far a mark may be from the value of its own volatility before it is named.
 FAR = 0.05
 LISTED = 20
+# Columns of the margins that the manifest sums; some are there only where their section is on.
+TOTALS = ("equity", ACCRUED, "initial_margin", "maintenance_margin", "call", "shortfall", "returnable")
 PACKAGES = ("marginax", "jax", "equinox", "numpy", "polars", "pyarrow")
 
 
@@ -48,7 +54,8 @@ class Result:
     `scenarios` are those that every account was margined under, `uncovered` what all accounts together lose beyond
     their equity in each of them, `quarantine` the rows set aside at the door, `options` one row an option of the
     market, with what it is priced with and its Greeks (`marginax.option_table`), `breaches` one row for each limit that
-    an account passes in an underlying (`marginax.limits`), None where no limit is set, `matched` the book and the
+    an account passes in an underlying (`marginax.limits`), None where no limit is set, `venue` what all accounts
+    add up to (`marginax.venue`), None where `venue.report` does not ask for it, `matched` the book and the
     market, `ready` what that market was margined with.
     """
 
@@ -60,6 +67,7 @@ class Result:
     parts: tuple[str, ...]
     options: pl.DataFrame
     breaches: pl.DataFrame | None
+    venue: VenueView | None
     uncovered: Float64[np.ndarray, " scenarios"]
     matched: Matched = field(repr=False)
     ready: "Ready" = field(repr=False)
@@ -87,11 +95,15 @@ class Result:
     ) -> "Result":
         """The tables and the manifest from what a run computed; `read` are tables that only some models read."""
         model, scenarios = ready.model.name, ready.scenarios
-        table = margins_table(matched, exposures, model, figures, statuses, scenarios, manual)
+        table = margins_table(
+            matched, exposures, model, figures, statuses, scenarios, manual, settings.score, settings.calls
+        )
         margins, isolated = table.head(len(matched.book)).drop("instrument_id"), table.slice(len(matched.book))
         able = table.filter(pl.col("initial_margin").is_not_null())
         window = settings.options.settlement_window_minutes / MINUTES_A_YEAR
         options = option_table(matched.book.instruments, matched.market, exposures.chains, window=window)
+        beyond = figures.uncovered, figures.beyond_margins
+        venue = venue_of(matched, exposures, table, options, beyond, scenarios, settings.venue)
         tables = {**matched.book.tables, **matched.market.tables}
         seconds = list(clock.values())
         manifest: dict[str, Any] = {
@@ -117,13 +129,15 @@ class Result:
             "options": _option_notes(options, exposures.chains.contradicted),
             "data": notes,
             "limits": breach_notes(breaches),
-            "accounts": {"total": len(matched.book), "by_status": statuses.counts(len(matched.book))},
+            "accounts": {
+                "total": len(matched.book),
+                "by_status": statuses.counts(len(matched.book)),
+                "by_band": counts_by_band(margins),
+            },
+            "venue": {} if venue is None else dict(venue.notes),
             "isolated": isolated.height,
             "manual": manual_notes(matched, manual, 0.0 if manual is None else float(able[MANUAL].sum())),
-            "totals": {
-                name: finite(float(able[name].sum()))
-                for name in ("equity", "initial_margin", "maintenance_margin", "call")
-            },
+            "totals": {name: finite(float(able[name].sum())) for name in TOTALS if name in able.columns},
             "uncovered_loss": uncovered_loss(figures.uncovered, scenarios, tail=settings.risk.tail),
             "seconds": {
                 name: round(late - early, 6)
@@ -139,6 +153,7 @@ class Result:
             tuple(figures.parts) if manual is None else (*figures.parts, MANUAL),
             options,
             breaches,
+            venue,
             figures.uncovered,
             matched,
             ready,
@@ -172,7 +187,8 @@ class Result:
         part's Euler share of it.
 
         Isolated positions are their whole margin and have no row. Columns: account_id, instrument_id (null for
-        collateral), asset (null for positions and orders), order, amount (contracts or units), one per part, and total.
+        collateral), asset (null for positions and orders), order, amount (contracts or units), one per part, total, and
+        where it is counted `accrued_funding`, which is in equity and in no total.
         Rows of an account sum to its parts and to its initial margin; accounts without a margin have none. Raises
         KeyError for an account that is not in the book.
         """
@@ -193,6 +209,8 @@ class Result:
             "amount": pl.Float64,
         }
         schema = {**empty, **dict.fromkeys(self.parts, pl.Float64), "total": pl.Float64}
+        if self._exposures.accrued is not None:
+            schema[ACCRUED] = pl.Float64
         return pl.concat([pl.DataFrame(schema=schema), *frames]).sort("account_id", maintain_order=True)
 
     def scenario(self, label: str) -> pl.DataFrame:
@@ -232,7 +250,26 @@ class Result:
             raise ValueError(f"{account} has no margin: {row['reason'][0]}")
         return self.attribution([account]).sort("total", descending=True)
 
-    def write(self, directory: str | Path, *, attribution: bool = False) -> Path:
+    def scores(self, accounts: list[str] | None = None) -> pl.DataFrame:
+        """One row for each account and isolated position: its stress score, and what costs a pass over losses to tell.
+
+        Columns: account_id, instrument_id (null for accounts), equity, cost_of_closing, stress_score,
+        stress_score_smooth (the same with each scenario counted by how far it is beyond, over `bandwidth` to either
+        side), bandwidth (account currency; null where nothing held can move), expected_shortfall_beyond_equity (the
+        mean of loss and cost of closing beyond equity, zero where they are not), shortfall_given_exhaustion (that over
+        the score), band, status. Figures are null for whom there is no margin. Raises KeyError for an account that is
+        not in the book.
+        """
+        return scores_of(self, self._exposures, accounts)
+
+    def score_gradient(self, account: str) -> ScoreGradient:
+        """How the smooth score of one account answers to its positions, to prices and to equity.
+
+        Raises KeyError for an account that is not in the book, ValueError with the reason for one without a margin.
+        """
+        return score_gradient_of(self, self._exposures, account)
+
+    def write(self, directory: str | Path, *, attribution: bool = False, scores: bool = False) -> Path:
         """Write margins.parquet, manifest.json, and what else there is, whole or not at all; returns the folder."""
         tables = {"margins": self.margins, **self.checked_prices}
         if self.isolated.height:
@@ -243,8 +280,12 @@ class Result:
             tables["options"] = self.options
         if self.breaches is not None:
             tables["breaches"] = self.breaches
+        if self.venue is not None:
+            tables |= self.venue.tables
         if attribution:
             tables["attribution"] = self.attribution()
+        if scores:
+            tables["scores"] = self.scores()
         return write_tables(directory, tables, self.manifest)
 
     def _attribution_rows(self, part: Any, shares: Parts) -> pl.DataFrame:
@@ -295,7 +336,12 @@ class Result:
         shown = shown.join(what, on="row", how="left", maintain_order="left").select(
             "account_id", "instrument_id", "asset", "order", "amount", *parts
         )
-        return shown.with_columns(pl.sum_horizontal(list(parts)).alias("total"))
+        shown = shown.with_columns(pl.sum_horizontal(list(parts)).alias("total"))
+        if exposures.accrued is None:
+            return shown
+        paid, own = np.zeros(len(row)), (row < len(names)) & ~order
+        paid[own] = of_positions(exposures.accrued, row[own], amount[own])
+        return shown.with_columns(pl.Series(ACCRUED, paid))
 
 
 def _unused(settings: Config) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ from marginax.book import Entries
 from marginax.engine.tile_pass import TilePass
 from marginax.engine.tiles import Cut
 from marginax.exposures import Exposures
+from marginax.models.closing import cost_of_closing
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Totals
+from marginax.models.tile_losses import margin_limit
 from marginax.sections import Engine
 from marginax_kernels import BookTail, CubeTail, native_path
 
@@ -91,12 +93,24 @@ class TailPass:
     def _tiles(self) -> TilePass:
         return TilePass(self._model, self._prepared, self._exposures, self._settings)
 
+    @property
+    def tiles(self) -> TilePass:
+        """The same pass tile by tile, for what looks at losses."""
+        return self._tiles
+
     def over(self, exposures: Exposures) -> "TailPass":
         """The same pass over another book of the same market."""
         other = copy(self)
         other._exposures = exposures
         if "_tiles" in vars(self):
             vars(other)["_tiles"] = self._tiles.over(exposures)
+        return other
+
+    def of_units(self, exposures: Exposures) -> "TailPass":
+        """The same over single contracts, without what is charged once an account: costs are, and no tail."""
+        other = self.over(exposures)
+        if self._model.asks_costs:
+            vars(other)["_tiles"] = self._tiles.of_units(exposures)
         return other
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
@@ -114,13 +128,26 @@ class TailPass:
             chunk, held = chunked[first : first + CHUNK], self._exposures
             part = held.of(held.positions.taken(chunk), held.collateral.taken(chunk), held.equity[chunk])
             holders = ChunkHolders(part, self._kernels, lambda: self._tiles)
-            yield Chunk(chunk), self._model.margin_by_tails(self._prepared, holders)
+            margin, totals = self._model.margin_by_tails(self._prepared, holders)
+            if self._model.settings.venue.sums_margins:
+                totals = Totals(totals.uncovered, self._beyond_margins(holders, margin))
+            yield Chunk(chunk), (margin, totals)
         if len(ordering):
             yield from self._tiles.margins(ordering)
 
     def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
         """The model's attribution for each tile over these accounts."""
         return self._tiles.attributions(accounts)
+
+    def _beyond_margins(self, holders: ChunkHolders, margin: Margin) -> np.ndarray:
+        """Losses beyond margins: what an account must keep is known once its tails are, so it is a sweep of its own."""
+        with np.errstate(all="ignore"):
+            initial = sum((np.asarray(part, float) for part in margin.parts.values), np.zeros_like(holders.equity))
+            has = holders.positions.counts > 0
+            limit = margin_limit(initial, cost_of_closing(margin.parts), has, holders.equity)
+        both = holders.positions.beside(holders.collateral)
+        losses = [holders.tails(name, both, limit).venue_loss for name in self._model.venue_questions]
+        return np.concatenate([each for each in losses if each is not None])[None]
 
     def _divided(self, accounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Accounts without open orders that the model reads, and those with."""

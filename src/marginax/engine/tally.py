@@ -15,21 +15,24 @@ from marginax.engine.figures import finite
 from marginax.engine.manual import both_notes
 from marginax.engine.result import Result
 from marginax.limits import joined_notes
+from marginax.venue import VenueSums
 
 CLOSEST = 5
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Accounts by status; isolated positions; sums by part; how many of both are below zero, called, or without a
-    margin; rows set aside; limits.
+    """Accounts by status and by band; isolated positions; sums by part; how many of both are below zero, called,
+    or without a margin; rows set aside; limits.
 
     `closest` are rows of `margins`, those with the least equity over maintenance first.
+    `venue` is what its view is made of, None where none is asked for.
     """
 
     accounts: int
     isolated: int
     by_status: Mapping[str, int]
+    by_band: Mapping[str, int]
     totals: Mapping[str, float | None]
     parts: Mapping[str, float]
     below_zero: int
@@ -40,6 +43,7 @@ class Tally:
     closest: pl.DataFrame
     uncovered: Float64[np.ndarray, " scenarios"]
     manual: Mapping[str, Any]
+    venue: VenueSums | None
 
     @classmethod
     def of(cls, result: Result) -> "Tally":
@@ -50,6 +54,7 @@ class Tally:
             accounts=result.margins.height,
             isolated=result.isolated.height,
             by_status=result.manifest["accounts"]["by_status"],
+            by_band=result.manifest["accounts"]["by_band"],
             totals=result.manifest["totals"],
             parts=able.select(pl.col(name).sum() for name in result.parts).row(0, named=True),
             below_zero=able.filter(pl.col("equity") < 0).height,
@@ -60,6 +65,7 @@ class Tally:
             closest=closest(able),
             uncovered=result.uncovered,
             manual=result.manifest["manual"],
+            venue=None if result.venue is None else result.venue.sums,
         )
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -68,6 +74,7 @@ class Tally:
             accounts=self.accounts + other.accounts,
             isolated=self.isolated + other.isolated,
             by_status={name: count + other.by_status[name] for name, count in self.by_status.items()},
+            by_band={name: count + other.by_band[name] for name, count in self.by_band.items()},
             totals={name: _sum(amount, other.totals[name]) for name, amount in self.totals.items()},
             parts={name: amount + other.parts[name] for name, amount in self.parts.items()},
             below_zero=self.below_zero + other.below_zero,
@@ -78,6 +85,7 @@ class Tally:
             closest=closest(pl.concat([self.closest, other.closest])),
             uncovered=self.uncovered + other.uncovered,
             manual=both_notes(self.manual, other.manual),
+            venue=None if self.venue is None or other.venue is None else self.venue + other.venue,
         )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from marginax.book import Entries
 from marginax.engine.compilation import WIDE_VECTORS
-from marginax.engine.tiles import Cut, build, cut
+from marginax.engine.tiles import Cut, build, cut, padded
 from marginax.exposures import Exposures
 from marginax.models.protocol import MarginModel, Parts, Prepared, Tile
 from marginax.sections import Engine
@@ -56,6 +56,13 @@ class TilePass:
         other._exposures = self._read(exposures)
         return other
 
+    def of_units(self, exposures: Exposures) -> "TilePass":
+        """The same over single contracts, without what is charged once an account."""
+        other = self.over(exposures)
+        with self._precision():
+            other._placed = [(model.per_contract(), prepared) for model, prepared in self._placed]
+        return other
+
     def _read(self, exposures: Exposures) -> Exposures:
         """What the model looks at: orders that it does not read cut no tiles."""
         if self._reads_orders:
@@ -75,6 +82,26 @@ class TilePass:
     def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
         """The model's attribution for each tile over these accounts."""
         return self._stream(self._cut(accounts), _attribute)
+
+    def answers(
+        self, accounts: Int64[np.ndarray, " accounts"], question: Callable[..., Any], column: np.ndarray | None = None
+    ) -> Iterator[tuple[Cut, Any]]:
+        """What `question(model, prepared, tile)` finds of each tile over these accounts.
+
+        Where a `column` has a number for each holder of the book, it is asked with those of a tile's rows behind, zeros
+        for padding.
+        """
+
+        def rows(_: Tile, part: Cut) -> np.ndarray:
+            assert column is not None
+            return padded(column[part.accounts], part.rows).astype(self._dtype)
+
+        return self._stream(self._cut(accounts), question, None if column is None else rows)
+
+    @property
+    def tiles(self) -> "TilePass":
+        """Itself."""
+        return self
 
     def compile_costs(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile every shape that `costs` of these accounts needs and no pass before had, on empty tiles."""

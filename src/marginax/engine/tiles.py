@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from marginax.book import Entries
 from marginax.exposures import Exposures
@@ -62,10 +62,14 @@ def build(exposures: Exposures, cut: Cut, dtype: type[np.floating]) -> Tile:
     zero = exposures.zero_row
     rows, quantities = _padded(exposures.positions, cut.accounts, cut.rows, cut.width, zero, dtype)
     assets, amounts = _padded(exposures.collateral, cut.accounts, cut.rows, cut.collateral_width, zero, dtype)
-    equity = np.zeros(cut.rows, dtype)
-    equity[: len(cut.accounts)] = exposures.equity[cut.accounts]
+    equity = padded(exposures.equity[cut.accounts], cut.rows).astype(dtype)
     runs = find_runs(rows, assets, np.append(exposures.groups, -1))
     return Tile(rows, quantities, assets, amounts, equity, runs, _orders(exposures, cut, dtype))
+
+
+def padded(numbers: Float64[np.ndarray, " accounts"], rows: int) -> Float64[np.ndarray, " rows"]:
+    """A number for each row of a tile: those of its accounts, then zeros."""
+    return np.concatenate([numbers, np.zeros(rows - len(numbers))])
 
 
 def _orders(exposures: Exposures, cut: Cut, dtype: type[np.floating]) -> Orders | None:

@@ -112,8 +112,9 @@ class _Along:
         ready, bound = live.ready(engine=self.engine, on_error=self.on_error, before=self._bound, clock=within)
         matched, exposures = bound.matched, bound.exposures
         passed = one_pass(ready, matched, exposures, clock=within)
-        figures, statuses, manual = passed.figures, passed.statuses, passed.manual
-        table = margins_table(matched, exposures, live.model.name, figures, statuses, ready.scenarios, manual)
+        figures, settings = passed.figures, live.model.settings
+        found = (figures, passed.statuses, ready.scenarios, passed.manual, settings.score, settings.calls)
+        table = margins_table(matched, exposures, live.model.name, *found)
         clock.append(perf_counter())
         said = told(
             table,

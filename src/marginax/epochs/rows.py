@@ -81,6 +81,7 @@ def told(
     able = rows["initial_margin"].is_not_null().to_numpy()
     call = np.where(able, rows["call"].fill_null(0.0).to_numpy(), np.nan)
     equity = np.where(able, rows["equity"].cast(pl.Float64).fill_null(np.nan).to_numpy(), np.nan)
+    below = equity < rows["maintenance_margin"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     owes = np.nan_to_num(call) > 0
     is_new = owes & ~ledger.called[at]
     ends = ledger.closing[at] & np.isfinite(equity) if policy == "closed" else np.zeros(len(at), bool)
@@ -94,7 +95,7 @@ def told(
         "accounts": int(rows["instrument_id"].null_count()),
         "without_margin": int((~able).sum()),
         **{name: float(sums[name].sum()) for name in ("equity", "initial_margin", "maintenance_margin")},
-        "below_maintenance": int(owes.sum()),
+        "below_maintenance": int(below.sum()),
         "call": float(call[owes].sum()),
         "new_calls": int(is_new.sum()),
         "new_call": float(call[is_new].sum()),

@@ -9,7 +9,17 @@ from marginax.scenarios.given import GivenScenarios
 from marginax.scenarios.source import ScenarioSource
 
 # Sections of the configuration that only some models read: what would be left out of a margin in silence is refused.
-CHARGES = ("stress_period", "dependence", "correlation_break", "procyclicality", "orders", "liquidity", "oracle")
+CHARGES = (
+    "stress_period",
+    "dependence",
+    "correlation_break",
+    "procyclicality",
+    "orders",
+    "liquidity",
+    "oracle",
+    "liquidation",
+    "regime",
+)
 
 
 def check_read(config: Config, reads: tuple[str, ...], name: str) -> None:
@@ -18,6 +28,9 @@ def check_read(config: Config, reads: tuple[str, ...], name: str) -> None:
         f"{each}" for each in CHARGES if each not in reads and getattr(config, each) != type(getattr(config, each))()
     ]
     cuts = [f"collateral.{key}" for key in ("limits", "sizes", "wrong_way") if getattr(config.collateral, key)]
+    cuts += ["funding.projected"] if config.funding.projected else []
+    own = (word for word, each in config.classes.parameters.items() if each.liquidation_fee is not None)
+    cuts += [f"classes.parameters.{word}.liquidation_fee" for word in own]
     unread += [] if reads else cuts
     if unread:
         what, remedy = f"is set, and `{name}` does not read it", "Remove it, or take the model `dynamic`"

@@ -12,20 +12,22 @@ from jaxtyping import Array, Float
 from marginax.models.addons.collateral import CollateralCharge, CollateralTerms
 from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.addons.dependence import DependenceCharge, run_shortfalls, standalone
+from marginax.models.addons.funding import FundingCharge
+from marginax.models.addons.liquidation import LiquidationCharge
 from marginax.models.addons.liquidity import LiquidityCharge, LiquidityTerms, shortfall_by_run
 from marginax.models.addons.oracle import OracleCharge, OracleTerms
 from marginax.models.addons.procyclicality import ProcyclicalityTools
+from marginax.models.addons.regime import RegimeMultiplier
 from marginax.models.checks import CHARGES
+from marginax.models.closing import CLOSING, exhausting_loss, stress_score
 from marginax.models.expected_shortfall import ExpectedShortfall
 from marginax.models.protocol import Margin, Parts, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioPrepared
-from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, uncovered
+from marginax.models.tile_losses import has_collateral, held_amounts, order_losses, owes, tile_losses, venue_totals
 from marginax_kernels import exceedance_probability, expected_shortfall, first_worst, unit_shortfalls
 
-# The cost of closing, and of prices that may be wrong: maintenance holds these parts in full.
-IN_FULL = ("haircut", "concentration", "liquidity", "oracle")
-# What is paid when positions are closed and collateral is turned into money.
-CLOSING = ("haircut", "concentration", "liquidity")
+# The cost of closing, of holding until then, and of prices that may be wrong: maintenance holds these parts in full.
+IN_FULL = ("haircut", "concentration", "liquidity", "liquidation_fee", "funding", "oracle")
 
 
 class Stressed(NamedTuple):
@@ -52,8 +54,9 @@ class LossFigures(NamedTuple):
 class Costs(eqx.Module):
     """What needs no loss, by account, in account currency.
 
-    `parts` are amounts by name; `total` and `scaled` sums of ES_u, plain and times a number of each underlying;
-    `unhedging` the sum of the shortfalls of collateral that hedges nothing; `closing` what it costs to close.
+    `parts` are amounts by name; `total`, `scaled` and `regime` sums of ES_u, plain and times the multiplier of each
+    underlying, that of the tools and that of signals; `unhedging` the sum of the shortfalls of collateral that hedges
+    nothing; `closing` what it costs to close.
     """
 
     parts: dict[str, Float[Any, " accounts"]]
@@ -61,24 +64,29 @@ class Costs(eqx.Module):
     scaled: Float[Any, " accounts"] | None
     unhedging: Float[Any, " accounts"] | None
     closing: Float[Any, " accounts"]
+    regime: Float[Any, " accounts"] | None = None
 
 
 class DynamicPrepared(ScenarioPrepared):
     """The cube under the model's scenarios and then the stressed ones, which have no weight there.
 
     `main` counts the former, of which the first `historical` are stretches of history; `stressed` weighs the latter.
-    `units` are expected shortfalls of one unit long and short, `scale` the multiplier of each row's underlying,
-    `independent` the cube with every underlying on its own, `liquidity` what closing costs (None where nobody trades),
-    `oracle` the quality of prices where they have any.
+    `units` are expected shortfalls of one unit long and short, `scale` and `regime` the multipliers of each row's
+    underlying by the tools and by signals, `independent` the cube with every underlying on its own, `liquidity` what
+    closing costs (None where nobody trades), `liquidation` what closing one contract of each row costs in fees,
+    `funding` what one long and one short will pay, `oracle` the quality of prices where they have any.
     """
 
     stressed: Float[Array, " stressed"]
     units: Float[Array, "rows 2"]
     scale: Float[Array, " rows"]
     terms: CollateralTerms
+    regime: Float[Array, " rows"] | None
     independent: Float[Array, "rows main"] | None
     liquidity: LiquidityTerms | None
     oracle: OracleTerms | None
+    liquidation: Float[Array, " rows"] | None
+    funding: Float[Array, "rows 2"] | None
     main: int = eqx.field(static=True)
     historical: int = eqx.field(static=True)
 
@@ -95,6 +103,9 @@ class DynamicCharges(ExpectedShortfall):
     collateral: CollateralCharge
     liquidity: LiquidityCharge | None
     oracle: OracleCharge | None
+    liquidation: LiquidationCharge | None
+    funding: FundingCharge | None
+    regime: RegimeMultiplier | None
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -107,9 +118,12 @@ class DynamicCharges(ExpectedShortfall):
             "correlation_break": self.correlation_break is not None,
             "wrong_way": self.collateral.wrong_way is not None,
             "procyclicality": self.procyclicality is not None,
+            "regime": self.regime is not None,
             "haircut": True,
             "concentration": self.collateral.concentrates,
             "liquidity": self.liquidity is not None,
+            "liquidation_fee": self.liquidation is not None,
+            "funding": self.funding is not None,
             "oracle": self.oracle is not None,
             "orders": self.reads_orders,
             "floor": True,
@@ -129,7 +143,7 @@ class DynamicCharges(ExpectedShortfall):
         """Whether any part asks what is lost in single underlyings."""
         comonotone = self.dependence is not None and self.dependence.against == "comonotone"
         lasting = self.liquidity is not None and self.liquidity.participation is not None
-        return comonotone or lasting or self.procyclicality is not None
+        return comonotone or lasting or self.procyclicality is not None or self.regime is not None
 
     @property
     def _needs_units(self) -> bool:
@@ -139,10 +153,15 @@ class DynamicCharges(ExpectedShortfall):
         """Requirement, risk figures and score of every account of the tile."""
         parts, figures, costs, joint = self._found(prepared, tile)
         main = prepared.main
-        limit = tile.equity - costs.closing
-        score = exceedance_probability(joint[:, :main], prepared.weights[:main], limit)
+        limit = exhausting_loss(tile.equity, costs.closing)
+        beyond = exceedance_probability(joint[:, :main], prepared.weights[:main], limit)
+        score = stress_score(beyond, tile.equity, owes(tile))
         margin = self.answer(parts, figures.charges, score, first_worst(joint))
-        return margin, Totals(uncovered(joint, limit))
+        return margin, venue_totals(joint, tile, costs.closing, margin.parts, self.settings.venue)
+
+    def closing(self, prepared: DynamicPrepared, tile: Tile) -> Float[Array, " accounts"]:  # type: ignore[override]
+        """What closing costs, of all parts that do."""
+        return self.costs(prepared, tile, self._groups(prepared, tile)).closing
 
     def answer(self, parts: dict[str, Any], charges: Charges, score: Any, worst: Any) -> Margin:
         """The margin of these parts, the figures of the joint loss, its score and its worst scenario."""
@@ -196,13 +215,14 @@ class DynamicCharges(ExpectedShortfall):
         risk = sum(found.values(), none)
         found["procyclicality"] = none
         if self.procyclicality is not None:
-            total, scaled = costs.total, costs.scaled
-            assert total is not None
-            some = total > 0
-            multiplier = array.where(some, scaled / array.where(some, total, 1), 1)
-            found["procyclicality"] = (multiplier - 1) * array.maximum(risk, 0)
+            found["procyclicality"] = _added(risk, costs.total, costs.scaled)
+        scaled = risk + found["procyclicality"]
+        found["regime"] = none
+        if self.regime is not None:
+            found["regime"] = _added(risk, costs.total, costs.regime)
+            scaled = scaled + found["regime"]
         found |= costs.parts
-        found["floor"] = array.maximum(0, -(risk + found["procyclicality"]))
+        found["floor"] = array.maximum(0, -scaled)
         return {**{name: array.where(has, part, 0) for name, part in found.items()}, "orders": none}
 
     def _figures(self, prepared: DynamicPrepared, tile: Tile) -> tuple[LossFigures, Array]:
@@ -247,6 +267,9 @@ class DynamicCharges(ExpectedShortfall):
         total = scaled = unhedging = None
         if self.needs_groups:
             total, scaled = standalone(prepared.units, prepared.scale, tile, groups)
+        regime = None
+        if self.regime is not None and prepared.regime is not None:
+            _, regime = standalone(prepared.units, prepared.regime, tile, groups)
         if self.collateral.wrong_way is not None:
             unhedging = self.collateral.unhedging(prepared.units, tile) if has_collateral(tile) else none
         parts = {"haircut": held_amounts(prepared.haircuts, tile)}
@@ -258,8 +281,25 @@ class DynamicCharges(ExpectedShortfall):
             parts["liquidity"] = self.liquidity.charge(prepared.liquidity, tile, runs)
         if self.oracle is not None and prepared.oracle is not None:
             parts["oracle"] = self.oracle.charge(prepared.oracle, tile)
-        closing = sum((parts[name] for name in CLOSING), none)
-        return Costs(parts, total, scaled, unhedging, jnp.where(owes(tile), closing, 0))
+        parts |= self._payments(prepared, tile)
+        closing = sum((part for name, part in parts.items() if name in CLOSING), none)
+        return Costs(parts, total, scaled, unhedging, jnp.where(owes(tile), closing, 0), regime)
+
+    def _payments(self, prepared: DynamicPrepared, tile: Tile) -> dict[str, Float[Array, " accounts"]]:
+        """The liquidation fee and the funding that is projected; none where the market says nothing of them."""
+        none = jnp.zeros_like(tile.equity)
+        found = {"liquidation_fee": none, "funding": none}
+        if self.liquidation is not None and prepared.liquidation is not None:
+            found["liquidation_fee"] = self.liquidation.charge(prepared.liquidation, tile)
+        if self.funding is not None and prepared.funding is not None:
+            found["funding"] = self.funding.charge(prepared.funding, tile)
+        return found
+
+    def per_contract(self) -> "DynamicCharges":
+        """This model without the minimum of the liquidation fee, which no contract owes of itself."""
+        if self.liquidation is None:
+            return self
+        return eqx.tree_at(lambda model: model.liquidation.minimum, self, jnp.zeros_like(self.liquidation.minimum))
 
     @property
     def reads_orders(self) -> bool:
@@ -282,8 +322,9 @@ class DynamicCharges(ExpectedShortfall):
         """Euler shares of each part by position, by asset of the collateral, and by open order: amount times slope.
 
         All parts are homogeneous of degree one in what an account holds and has ordered but `concentration`, which is a
-        sum over assets already, the cost of filling orders, which is a sum over them, and `liquidity`, of which each
-        position has its share of the net delta and vega that it is part of.
+        sum over assets already, the cost of filling orders, which is a sum over them, `liquidity`, of which each
+        position has its share of the net delta and vega that it is part of, and `liquidation_fee`, whose minimum is
+        shared in proportion.
         """
 
         sloped = eqx.tree_at(lambda each: each.liquidity, prepared, None, is_leaf=lambda leaf: leaf is None)
@@ -312,6 +353,16 @@ class DynamicCharges(ExpectedShortfall):
             runs = shortfall_by_run(prepared.units, groups, tile) if self.needs_groups else None
             closing = self.liquidity.shares(prepared.liquidity, tile, runs)
             shares["liquidity"] = jnp.concatenate([closing, *(jnp.zeros_like(each) for each in held[1:])], axis=1)
+        if self.liquidation is not None and prepared.liquidation is not None:
+            fees = self.liquidation.shares(prepared.liquidation, tile)
+            shares["liquidation_fee"] = jnp.concatenate([fees, *(jnp.zeros_like(each) for each in held[1:])], axis=1)
         if tile.orders is not None:
             shares["orders"] = shares["orders"].at[:, -tile.orders.cost.shape[1] :].add(tile.orders.cost)
         return Parts(tuple(shares.values()), self.part_names)
+
+
+def _added(risk: Any, total: Any, scaled: Any) -> Any:
+    """What the mean multiplier of an account's underlyings, weighted by ES_u, adds to its risk."""
+    array, some = risk.__array_namespace__(), total > 0
+    multiplier = array.where(some, scaled / array.where(some, total, 1), 1)
+    return (multiplier - 1) * array.maximum(risk, 0)

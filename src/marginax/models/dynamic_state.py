@@ -1,4 +1,4 @@
-"""What the dynamic margin knows of the market: the filters, the stressed stretch, the multipliers of its tools.
+"""What the dynamic margin knows of the market: filters, the stressed stretch, multipliers of tools and of the regime.
 
 All of it is market-level and the same for every account; at one bar it knows nothing of the bars that come later.
 """
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from marginax.known import KnownHistory
 from marginax.models.addons.procyclicality import Levels, ProcyclicalityTools
+from marginax.models.addons.regime import RegimeCarried, RegimeMultiplier, SignalArrays
 from marginax.scenarios.carried import Bar, Carried
 from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
 from marginax.scenarios.past import KnownRows, Past, past_along
@@ -23,11 +24,13 @@ from marginax_kernels import volatility
 
 
 class DynamicState(eqx.Module):
-    """What the filters observed; the stretch and the multipliers by underlying, None where they are off."""
+    """What the filters observed; the stretch and the multipliers by underlying, of the tools and of the regime, None
+    where they are off."""
 
     observed: Observed
     stretch: Stretch | None
     multiplier: Float[Array, " underlyings"] | None
+    regime: Float[Array, " underlyings"] | None = None
 
 
 class StretchState(NamedTuple):
@@ -40,13 +43,14 @@ class StretchState(NamedTuple):
 
 class DynamicCarried(eqx.Module):
     """A state that is carried forward: the filters and their window, the tools' levels, the squares that a floor of
-    years looks back on, the multipliers, and the stretch."""
+    years looks back on, the multipliers, the stretch, and the regime."""
 
     plain: Carried
     levels: Levels | None
     squares: Float[Array, "bars underlyings"] | None
     multiplier: Float[Array, " underlyings"] | None
     stretch: StretchState | None
+    regime: RegimeCarried | None = None
 
     @property
     def known(self) -> DynamicState:
@@ -55,7 +59,8 @@ class DynamicCarried(eqx.Module):
         if self.stretch is not None:
             found = self.stretch.stretch
             stretch = Stretch(jnp.where(observed.factors.own, found.returns, jnp.nan), found.bars, found.live)
-        return DynamicState(observed, stretch, self.multiplier)
+        regime = None if self.regime is None else self.regime.levels.multiplier
+        return DynamicState(observed, stretch, self.multiplier, regime)
 
 
 class Follower(eqx.Module):
@@ -64,12 +69,13 @@ class Follower(eqx.Module):
     volatility: VolatilityFilter
     tools: ProcyclicalityTools | None
     stretch_bars: int = eqx.field(static=True)
+    regime: RegimeMultiplier | None = None
 
     def rows(self, bars: int) -> int:
         """Rows of the stretch in a history of so many bars."""
         return min(self.stretch_bars, bars)
 
-    def observe(self, factors: FactorArrays) -> DynamicState:
+    def observe(self, factors: FactorArrays, signals: SignalArrays | None = None) -> DynamicState:
         """The state after a whole history."""
         path = self.volatility.path(factors)
         observed = self.volatility.observed(factors, path)
@@ -80,7 +86,10 @@ class Follower(eqx.Module):
             rows = self.rows(bars)
             start = stretch_starts(factors, path.long_run[1:], rows=rows)[-1]
             stretch = stretch_at(factors, start, jnp.asarray(bars), factors.own, rows=rows)
-        return DynamicState(observed, stretch, multiplier)
+        regime = None
+        if self.regime is not None and signals is not None:
+            regime = self.regime.today(signals, bars_per_day=factors.bars_per_day)
+        return DynamicState(observed, stretch, multiplier, regime)
 
     def multipliers(
         self, path: FilterPath, factors: FactorArrays
@@ -93,7 +102,9 @@ class Follower(eqx.Module):
         least = self.tools.least(squares, seen, bars_per_year=factors.bars_per_year)
         return self.tools.path(level, least, bars_per_day=factors.bars_per_day)
 
-    def carried(self, plain: Carried, path: FilterPath, factors: FactorArrays) -> DynamicCarried:
+    def carried(
+        self, plain: Carried, path: FilterPath, factors: FactorArrays, signals: SignalArrays | None = None
+    ) -> DynamicCarried:
         """The state after a whole history, whose filters and window are carried already along this path."""
         prices = slice(0, factors.underlyings)
         levels = squares = multiplier = stretch = None
@@ -116,7 +127,11 @@ class Follower(eqx.Module):
                 _last(found.returns, rows, jnp.nan), _last(found.bars, rows, 1.0), jnp.pad(found.live, (missing, 0))
             )
             stretch = StretchState(found, jnp.sum(window), jnp.pad(scores[-rows:], (missing, 0)))
-        return DynamicCarried(plain, levels, squares, multiplier, stretch)
+        regime = None
+        if self.regime is not None and signals is not None:
+            _, last = self.regime.path(signals, bars_per_day=factors.bars_per_day)
+            regime = RegimeCarried(last, signals.places)
+        return DynamicCarried(plain, levels, squares, multiplier, stretch, regime)
 
     def step(self, state: DynamicCarried, bar: Bar) -> DynamicCarried:
         """The state one bar on."""
@@ -144,7 +159,11 @@ class Follower(eqx.Module):
             worse = total >= stretch.greatest
             kept = jax.tree.map(lambda new, old: jnp.where(worse, new, old), latest, stretch.stretch)
             stretch = StretchState(kept, jnp.maximum(total, stretch.greatest), scores)
-        return DynamicCarried(plain, levels, squares, multiplier, stretch)
+        regime = state.regime
+        if self.regime is not None and regime is not None:
+            assert bar.signals is not None
+            regime = RegimeCarried(self.regime.step(regime.levels, bar.signals, regime.places), regime.places)
+        return DynamicCarried(plain, levels, squares, multiplier, stretch, regime)
 
 
 class DynamicPast(eqx.Module):
@@ -154,6 +173,7 @@ class DynamicPast(eqx.Module):
     starts: Int[Array, " bars_and_one"] | None
     multiplier: Float[Array, "bars_and_one underlyings"] | None
     rows: int = eqx.field(static=True)
+    regime: Float[Array, "bars_and_one underlyings"] | None = None
 
     def before(self, bar: Any, first: Any) -> DynamicState:
         """The state at the close of a bar of a history that begins at `first`.
@@ -165,22 +185,31 @@ class DynamicPast(eqx.Module):
             own, before = self.past.own[bar], self.past.lookback
             stretch = stretch_at(self.past.factors, self.starts[bar], bar, own, rows=self.rows, before=before)
         multiplier = None if self.multiplier is None else self.multiplier[bar]
-        return DynamicState(self.past.before(bar, first), stretch, multiplier)
+        regime = None if self.regime is None else self.regime[bar]
+        return DynamicState(self.past.before(bar, first), stretch, multiplier, regime)
 
 
-def dynamic_past(follower: Follower, known: KnownHistory, *, lookback: int) -> DynamicPast:
+def dynamic_past(
+    follower: Follower, known: KnownHistory, *, lookback: int, signals: SignalArrays | None = None
+) -> DynamicPast:
     """The past over a history, for windows of `lookback` bars."""
-    return _past(follower, factor_arrays(known.history), KnownRows.of(known), lookback)
+    return _past(follower, factor_arrays(known.history), KnownRows.of(known), lookback, signals)
 
 
 @partial(jax.jit, static_argnames="lookback")
-def _past(follower: Follower, factors: FactorArrays, known: KnownRows, lookback: int) -> DynamicPast:
+def _past(
+    follower: Follower, factors: FactorArrays, known: KnownRows, lookback: int, signals: SignalArrays | None
+) -> DynamicPast:
     path, rows = follower.volatility.path(factors), follower.rows(len(factors.returns))
+    regime = None
+    if follower.regime is not None and signals is not None:
+        regime, _ = follower.regime.path(signals, bars_per_day=factors.bars_per_day)
     return DynamicPast(
         past=past_along(path, factors, known, lookback=lookback),
         starts=stretch_starts(factors, path.long_run[1:], rows=rows) if rows else None,
         multiplier=None if follower.tools is None else follower.multipliers(path, factors)[0],
         rows=rows,
+        regime=regime,
     )
 
 

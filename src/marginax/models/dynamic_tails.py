@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from marginax.book import Entries
 from marginax.models.book_tails import MAIN, shortfall_alone, worst_of
+from marginax.models.closing import exhausting_loss, stress_score
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared, LossFigures, Stressed
 from marginax.models.protocol import Holders, Margin, Question, Totals
 from marginax.models.runs import Groups, book_groups
@@ -50,7 +51,7 @@ def dynamic_margin(model: DynamicCharges, prepared: DynamicPrepared, holders: Ho
         shortfalls = holders.tails(MAIN, groups.held).expected_shortfall[charged]
     costs = holders.costs(Entries(groups.starts, np.zeros(len(shortfalls), np.int32), shortfalls))
     with np.errstate(all="ignore"):
-        limit = holders.equity - costs.closing
+        limit = exhausting_loss(holders.equity, costs.closing)
     charges, told = model.charges_by_tails(holders, limit)
     assert told.venue_loss is not None
     worst, losses, stressed = told.worst_scenario, [told.venue_loss], None
@@ -71,7 +72,8 @@ def dynamic_margin(model: DynamicCharges, prepared: DynamicPrepared, holders: Ho
     )
     with np.errstate(all="ignore"):  # what is beyond the precision becomes infinite, and its holder `numerical`
         parts = model.parts_of(positions.counts > 0, figures, costs)
-    return model.answer(parts, charges, told.exceedance, worst), Totals(np.concatenate(losses)[None])
+    score = stress_score(told.exceedance, holders.equity, positions.counts > 0)
+    return model.answer(parts, charges, score, worst), Totals(np.concatenate(losses)[None])
 
 
 def _apart(

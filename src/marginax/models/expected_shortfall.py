@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from marginax.config import Config
 from marginax.models.book_tails import MAIN, shortfall_alone
+from marginax.models.closing import exhausting_loss, stress_score
 from marginax.models.protocol import Holders, Margin, Question, Tile, Totals
 from marginax.models.scenario_model import Charges, ScenarioModel, ScenarioPrepared
 from marginax.models.tile_losses import has_collateral, shares_by
@@ -62,6 +63,11 @@ class ExpectedShortfall(ScenarioModel):
         return {MAIN: Question(prepared.cube, prepared.weights, self.tails, self.scrambles)}
 
     @property
+    def venue_questions(self) -> tuple[str, ...]:
+        """The one there is."""
+        return (MAIN,)
+
+    @property
     def tails(self) -> tuple[float, ...]:
         """The tail of the figures, and that of the charge where it is another."""
         return tuple(dict.fromkeys((self.tail, self.charge_tail)))
@@ -72,11 +78,12 @@ class ExpectedShortfall(ScenarioModel):
         with np.errstate(all="ignore"):  # what is beyond float64 becomes infinite, and its holder `numerical`
             costs = np.asarray(prepared.haircuts)[held.columns] * np.maximum(held.amounts, 0)
             haircut = np.bincount(held.owners, costs, minlength=len(has))
-            limit = holders.equity - np.where(has, haircut, 0)
+            limit = exhausting_loss(holders.equity, np.where(has, haircut, 0))
         charges, told = self.charges_by_tails(holders, limit)
         assert told.venue_loss is not None
+        score = stress_score(told.exceedance, holders.equity, has)
         with np.errstate(all="ignore"):
-            margin = self.requirement(charges, has, haircut, told.exceedance, told.worst_scenario)
+            margin = self.requirement(charges, has, haircut, score, told.worst_scenario)
         return margin, Totals(told.venue_loss[None])
 
     def charges_by_tails(self, holders: Holders, limit: Float[np.ndarray, " accounts"]) -> tuple[Charges, BookTail]:

@@ -20,6 +20,7 @@ from marginax.history import FactorHistory
 from marginax.instruments import Instruments
 from marginax.known import KnownHistory
 from marginax.market import Market
+from marginax.models.closing import cost_of_closing
 from marginax.models.runs import Runs
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.filtering import FactorArrays
@@ -39,7 +40,8 @@ class Margin(eqx.Module):
 
     The initial requirement is the float64 sum of `parts`; the maintenance requirement is that of each part times its
     entry in `maintenance_ratios`. `var`, `expected_shortfall` and `std_error` (NaN where it means nothing) are at the
-    model's own tail; `stress_score` is the probability that the loss is greater than equity; `worst_scenario` an index.
+    model's own tail; `stress_score` is the probability that loss and cost of closing are
+    greater than equity (`marginax.models.closing`); `worst_scenario` an index.
     """
 
     parts: Parts
@@ -54,10 +56,13 @@ class Margin(eqx.Module):
 class Totals(eqx.Module):
     """Sums over the accounts of a tile, in blocks of 64 rows that the host adds in float64.
 
-    `uncovered` is the loss beyond equity per scenario: what the venue would be left with.
+    `uncovered` is the loss and the cost of closing beyond equity per scenario: what the venue would be left with.
+    `beyond_margins` is the same beyond what each account must keep (`tile_losses.margin_limit`), where the
+    configuration has it summed.
     """
 
     uncovered: Float[Any, "blocks scenarios"]
+    beyond_margins: Float[Any, "blocks scenarios"] | None = None
 
 
 class Dense(eqx.Module):
@@ -154,6 +159,11 @@ class MarginModel(eqx.Module):
         return False
 
     @property
+    def reads_signals(self) -> bool:
+        """Whether what it knows of a market includes signals."""
+        return False
+
+    @property
     def scrambles(self) -> tuple[int, int]:
         """Independent scrambles, and how many scenarios they hold at the head of all; (0, 0) where there are none."""
         return 0, 0
@@ -206,6 +216,10 @@ class MarginModel(eqx.Module):
     def margin(self, prepared: Any, tile: Tile) -> tuple[Margin, Totals]:
         """Margins of the accounts of a tile, and sums over them; traceable, row by row."""
 
+    def per_contract(self) -> "MarginModel":
+        """This model as it margins one contract of many: without what is charged once an account."""
+        return self
+
     @property
     def asks_tails(self) -> bool:
         """Whether `margin_by_tails` makes margins without a stored loss; where not, `margin` sees losses.
@@ -213,6 +227,11 @@ class MarginModel(eqx.Module):
         A subclass that changes what is charged must say no, or change both.
         """
         return False
+
+    @property
+    def venue_questions(self) -> tuple[str, ...]:
+        """The questions whose scenarios, one after the other, are all scenarios of the model."""
+        return ()
 
     def questions(self, prepared: Any) -> Mapping[str, Question]:
         """What the kernel is asked, by name; cubes are placed once for a market."""
@@ -230,6 +249,10 @@ class MarginModel(eqx.Module):
     def margin_by_tails(self, prepared: Any, holders: Holders) -> tuple[Margin, Totals]:
         """`margin` from the tails of what accounts hold, on the host: NumPy arrays."""
         raise NotImplementedError(f"`{self.name}` asks for no tails")
+
+    def closing(self, prepared: Any, tile: Tile) -> Float[Array, " accounts"]:
+        """What closing each account of a tile costs; traceable. By default those parts of `margin` that say so."""
+        return cost_of_closing(self.margin(prepared, tile)[0].parts)
 
     @abstractmethod
     def attribute(self, prepared: Any, tile: Tile) -> Parts:

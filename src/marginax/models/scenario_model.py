@@ -24,8 +24,9 @@ from marginax.known import KnownHistory
 from marginax.market import Market
 from marginax.market_sections import at_rows
 from marginax.models.checks import check_read, check_tail
+from marginax.models.closing import exhausting_loss, stress_score
 from marginax.models.protocol import Margin, MarginModel, Parts, Prepared, Tile, Totals
-from marginax.models.tile_losses import held_amounts, owes, tile_losses, uncovered
+from marginax.models.tile_losses import held_amounts, owes, tile_losses, venue_totals
 from marginax.options import OptionPricing
 from marginax.problems import BadInput, Problem
 from marginax.scenarios.carried import Bar, Carried, carried_from, seen_arrays
@@ -252,15 +253,16 @@ class ScenarioModel(MarginModel):
         weights = prepared.weights
         charges = self.charges(prepared, tile, positions, joint, fitted)
         haircut, has = held_amounts(prepared.haircuts, tile), owes(tile)
-        limit = tile.equity - jnp.where(has, haircut, 0)
-        score = exceedance_probability(joint, weights, limit)
+        closing = jnp.where(has, haircut, 0)
+        exceedance = exceedance_probability(joint, weights, exhausting_loss(tile.equity, closing))
+        score = stress_score(exceedance, tile.equity, has)
         margin = self.requirement(charges, has, haircut, score, first_worst(joint))
-        return margin, Totals(uncovered(joint, limit))
+        return margin, venue_totals(joint, tile, closing, margin.parts, self.settings.venue)
 
     def requirement(self, charges: Charges, has: Any, haircut: Any, score: Any, worst: Any) -> Margin:
         """The four parts from the charges, who has positions, and what liquidation costs; of NumPy arrays or of JAX's.
 
-        `score` and `worst` are the probability that equity is exhausted and the worst scenario.
+        `score` and `worst` are the stress score and the worst scenario.
         """
         array = charges.core.__array_namespace__()
         core = array.where(has, charges.core, 0)
@@ -277,6 +279,10 @@ class ScenarioModel(MarginModel):
             stress_score=score,
             worst_scenario=worst,
         )
+
+    def closing(self, prepared: ScenarioPrepared, tile: Tile) -> Float[Array, " accounts"]:
+        """The haircut of who has positions."""
+        return jnp.where(owes(tile), held_amounts(prepared.haircuts, tile), 0)
 
     @abstractmethod
     def shares(self, prepared: Any, tile: Tile) -> tuple[Array, Array]:

@@ -1,12 +1,14 @@
 """What models that look at losses have in common: losses of a tile, shares of positions, and what is left uncovered."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from marginax.models.protocol import Orders, Prepared, Tile
+from marginax.models.protocol import Orders, Parts, Prepared, Tile, Totals
+from marginax.venue_sections import Venue
 from marginax_kernels import accumulate, dense_pnl
 
 BLOCK = 64
@@ -86,3 +88,23 @@ def uncovered(joint: Array, equity: Array) -> Float[Array, "blocks scenarios"]:
     beyond = jnp.where(jnp.isfinite(beyond), beyond, 0)
     whole = jnp.pad(beyond, ((0, -len(beyond) % BLOCK), (0, 0)))
     return jnp.sum(whole.reshape(-1, BLOCK, joint.shape[1]), axis=1)
+
+
+def venue_totals(joint: Array, tile: Tile, closing: Array, parts: Parts, settings: Venue) -> Totals:
+    """Loss beyond equity, and beyond margins where the settings have it summed; `closing` is what closing costs."""
+    beyond_equity = uncovered(joint, tile.equity - closing)
+    if not settings.sums_margins:
+        return Totals(beyond_equity)
+    # Behind a barrier: what the sum of parts is used for must not change how they are computed.
+    own = lax.optimization_barrier(parts.values)
+    return Totals(beyond_equity, uncovered(joint, margin_limit(sum(own), closing, owes(tile), tile.equity)))
+
+
+def margin_limit(initial: Any, closing: Any, has_positions: Any, equity: Any) -> Any:
+    """The loss beyond which an account has no more than its margin: what it must keep, less the cost of closing.
+
+    It must keep its initial margin, or its equity where that is less or where it holds no position; what it has beyond
+    that it may withdraw. Arrays of NumPy or JAX.
+    """
+    array = equity.__array_namespace__()
+    return array.where(has_positions, array.minimum(equity, array.maximum(initial, 0)) - closing, equity)

@@ -18,17 +18,19 @@ from marginax.config import Config
 from marginax.history import FactorHistory
 from marginax.scenarios.filtering import FactorArrays, Observed, VolatilityFilter, factor_arrays
 from marginax.scenarios.volatility import SEED_RETURNS, FilterPath, FilterState
+from marginax.signals import SignalBar
 from marginax_kernels import volatility
 
 
 class Bar(NamedTuple):
     """What a bar brings: where each factor stands (a logarithm, or a price that is shocked absolutely; NaN where it has
-    none), the level of each (see `FactorHistory`), and the bars and days since the last one."""
+    none), the level of each (see `FactorHistory`), the bars and days since the last one, and what signals bring."""
 
     walk: Float[Any, " factors"]
     level: Float[Any, " factors"]
     bars: Float[Any, ""]
     days: Float[Any, ""]
+    signals: SignalBar | None = None
 
 
 class Carried(eqx.Module):

@@ -4,6 +4,7 @@ import polars as pl
 
 from marginax.tables.book_rules import order_book_findings
 from marginax.tables.findings import find, no_findings, together
+from marginax.tables.funding_rules import funding_findings
 
 FACTORS = ("price", "implied_vol", "basis")
 # A number above zero, and a unit.
@@ -75,6 +76,7 @@ def _quotes(rows: pl.DataFrame) -> list[pl.DataFrame]:
     return [
         find(rows, "quotes", bad, "bid", crossed, "Correct the quote, or leave bid and ask empty"),
         _too_wide(rows, "quotes"),
+        *funding_findings(rows),
     ]
 
 

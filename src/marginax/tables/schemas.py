@@ -124,6 +124,9 @@ TABLES: dict[str, Table] = {
                 _number("implied_vol", "positive", required=False),
                 _time("time", required=False),
                 _number("confidence", "not_negative", required=False),
+                _number("funding_rate", required=False),
+                _number("funding_interval_hours", "positive", required=False),
+                _time("funding_time", required=False),
             ),
             key=("instrument_id",),
         ),
@@ -222,5 +225,5 @@ TABLES: dict[str, Table] = {
     )
 }
 
-# Tables whose rows no margin model of this version reads; they are checked at the door and named in the manifest.
+# Tables that no model reads, or only one that is told to: checked at the door, and named where they are not read.
 UNUSED = ("orders", "signals", "tiers")
