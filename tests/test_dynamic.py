@@ -197,6 +197,21 @@ def test_accounts_with_orders_see_losses_and_the_others_change_no_bit_for_it() -
     assert one["maintenance_margin"] == pytest.approx(other["maintenance_margin"], abs=12 * near)
 
 
+def test_a_window_without_weight_breaks_no_correlation() -> None:
+    """On given scenarios, of which those in the middle weigh nothing: both ways through the kernel and tile by tile."""
+    shocks = 0.05 * np.random.default_rng(3).standard_normal((100, 5))
+    weights = np.where(np.arange(100) // 25 == 2, 0.0, 1 / 75)
+    labels = tuple(f"scenario {k}" for k in range(100))
+    draws = mx.ScenarioSet(("BTC", "ETH", "DOGE", "USDT", "OIL"), shocks, weights, labels)
+    one, other = (
+        margin(holdings(), kind.from_config(configured(), name="dynamic").with_scenarios(draws), engine=DOUBLE).margins
+        for kind in (Dynamic, Seen)
+    )
+    assert one["correlation_break"].sum() > 0
+    for name in ("core", "correlation_break", "dependence", "initial_margin"):
+        np.testing.assert_allclose(one[name].to_numpy(), other[name].to_numpy(), rtol=1e-12, atol=1e-8)
+
+
 def test_dependence_lies_between_none_of_the_benefit_and_all_of_it() -> None:
     """Comonotone underlyings are the worst there is; independent ones never worse than that."""
     worst, apart = run(), run("independent")

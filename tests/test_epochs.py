@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
 
 import marginax as mx
 from marginax.config import parse_config
 from marginax.epochs import Policy, Replayed, replay
 from marginax.epochs.bars import read_bars
-from marginax.epochs.calls import POLICIES, Ledger
+from marginax.epochs.calls import POLICIES
 from marginax.epochs.prices import begun, moved, moves_of
 from marginax.match import rematched
+from marginax.problems import BadInput
 from marginax.sections import Engine
 from markets import AS_OF, INDEX, UTC_TIME, balances, history, instruments, plus, positions
 from reference import black
@@ -240,34 +239,16 @@ def test_a_fall_raises_the_requirement_of_who_holds_it_within_one_epoch(replayed
     assert after / 0.67 > 1.2 * before  # a third less is held, and more is asked for each dollar of it
 
 
-def holders() -> some.SearchStrategy[list[tuple[float, float]]]:
-    figures = some.floats(-1e6, 1e6), some.one_of(some.just(0.0), some.floats(0.01, 1e6))
-    return some.lists(some.tuples(*figures), min_size=3, max_size=3)
+def test_a_call_below_the_minimum_is_none_and_its_account_is_below_maintenance_all_the_same(tmp_path: Path) -> None:
+    stated = parse_config({**ALL_ON, **STILL, "calls": {"minimum_transfer": 1e9}}, "test")
+    found = replay(book(), market(), bars(), mx.load_model(stated), out=tmp_path / "calls", engine=DOUBLE)
+    assert found.epochs["below_maintenance"].sum() > 0 == found.epochs["call"].sum()
 
 
-@given(policy=some.sampled_from(POLICIES), path=some.lists(holders(), min_size=1, max_size=6))
-def test_the_ledger_is_the_loop(policy: Policy, path: list[list[tuple[float, float]]]) -> None:
-    ledger, loop = Ledger.of_nothing(3), [twin.Holder() for _ in range(3)]
-    for epoch in path:
-        figures = np.array(epoch)
-        before = ledger
-        ledger = ledger.after(policy, figures[:, 0], figures[:, 1])
-        for holder, (equity, call) in zip(loop, epoch, strict=True):
-            holder.epoch(policy, equity, call)
-        for name in ("paid", "closed", "cash", "called"):
-            np.testing.assert_array_equal(getattr(ledger, name), [getattr(holder, name) for holder in loop])
-        assert (ledger.paid >= before.paid).all()
-        assert (ledger.closed >= before.closed).all()
-        assert (ledger.cash >= 0).all()
-
-
-def test_who_has_no_margin_is_neither_called_nor_closed() -> None:
-    nan = np.array([np.nan])
-    for policy in POLICIES:
-        ledger = Ledger.of_nothing(1).after(policy, np.array([-5.0]), np.array([9.0]))
-        after = ledger.after(policy, nan, nan)
-        assert not after.closed[0]
-        assert after.paid[0] == ledger.paid[0]
+def test_accrued_funding_is_refused(tmp_path: Path) -> None:
+    stated = parse_config({**ALL_ON, "funding": {"accrued": True}}, "test")
+    with pytest.raises(BadInput, match=r"funding\.accrued.*settlements"):
+        replay(book(), market(), bars(), mx.load_model(stated), out=tmp_path / "funding")
 
 
 def test_a_coin_that_brings_no_price_keeps_its_own_and_is_stale(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from marginax.book import Book, assemble, number
 from marginax.market import Market
@@ -40,11 +40,16 @@ class Ledger:
         return cls(np.zeros(holders), np.zeros(holders, bool), np.zeros(holders), np.zeros(holders, bool))
 
     def after(
-        self, policy: Policy, equity: Float64[np.ndarray, " holders"], call: Float64[np.ndarray, " holders"]
+        self,
+        policy: Policy,
+        equity: Float64[np.ndarray, " holders"],
+        call: Float64[np.ndarray, " holders"],
+        accounts: Int64[np.ndarray, " holders"],
     ) -> "Ledger":
         """The ledger after an epoch at which holders had this equity and call (NaN for one without a margin).
 
-        Under `closed` those that were called an epoch before are closed at the prices of this one.
+        Under `closed` those that were called an epoch before are closed at the prices of this one. `accounts` is the
+        account of each holder (`Book.holder_accounts`).
         """
         owes = np.nan_to_num(call) > 0
         if policy == "paid":
@@ -52,6 +57,8 @@ class Ledger:
         if policy == "closed":
             ends = self.closing & np.isfinite(equity)
             cash = np.where(ends, np.maximum(np.nan_to_num(equity), 0.0), self.cash)
+            # What was left of an isolated position is in the equity of its account by now, and is not owned twice.
+            cash = np.where(self.closed & ends[accounts], 0.0, cash)
             return replace(self, closed=self.closed | ends, cash=cash, called=owes & ~ends)
         return replace(self, called=owes)
 

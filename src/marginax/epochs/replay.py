@@ -34,6 +34,7 @@ from marginax.interrupts import stop_if_interrupted
 from marginax.market import Market
 from marginax.models.load import load_model
 from marginax.models.protocol import MarginModel
+from marginax.problems import BadInput, Problem
 from marginax.sections import Engine
 from marginax.tables.door import OnError
 from marginax.tables.findings import find, raise_findings
@@ -126,7 +127,7 @@ class _Along:
             bad_debt=finite(figures.uncovered @ ready.scenarios.weights),
         )
         self._bound = bound
-        ledger = kept.ledger.after(self.calls, said.equity, said.call)
+        ledger = kept.ledger.after(self.calls, said.equity, said.call, self.book.holder_accounts)
         clock.append(perf_counter())
         stages = {name: clock[k + 1] - clock[k] for k, name in enumerate(("market", "filters", "margins", "rows"))}
         steps = list(within.items())
@@ -179,6 +180,7 @@ def replay(
     started = perf_counter()
     place = Path(out)
     chosen = load_model(model)
+    _check_funding(chosen)
     live = follow(book, market, chosen, seed=seed)
     given = read_bars(bars, live, on_error=on_error)
     live = begun(replace(live, book=entered(_unexpired(book, given), market)), given.marked)
@@ -213,6 +215,13 @@ def holder_keys(book: Book) -> pl.DataFrame:
         {"account_id": book.accounts[book.holder_accounts], "instrument_id": [*[None] * len(book), *alone]},
         schema={"account_id": pl.String, "instrument_id": pl.String},
     )
+
+
+def _check_funding(model: MarginModel) -> None:
+    """Refuse a model that counts accrued funding: from the first settlement on nobody would know what has accrued."""
+    if model.settings.funding.accrued:
+        what = "is true, and bars bring neither rates nor settlements of funding"
+        raise BadInput([Problem("configuration", "funding.accrued", None, what, "Leave it out of a model to replay")])
 
 
 def _unexpired(book: Book, bars: Bars) -> Book:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from marginax.book import Entries
+from marginax.models.addons.correlation_break import CorrelationBreakCharge
 from marginax.models.book_tails import MAIN, shortfall_alone, worst_of
 from marginax.models.closing import exhausting_loss, stress_score
 from marginax.models.dynamic_charges import DynamicCharges, DynamicPrepared, LossFigures, Stressed
@@ -33,10 +34,9 @@ def dynamic_questions(model: DynamicCharges, prepared: DynamicPrepared) -> Mappi
         past = weights[: prepared.historical]
         if prepared.historical < prepared.main:
             asked[PAST] = Question(cube[:, : len(past)], past / past.sum(), one)
-        edges = model.correlation_break.edges(len(past), np.count_nonzero(past))
-        for k, (start, end) in enumerate(pairwise(edges)):
-            if start < end:
-                asked[_window(k)] = Question(cube[:, start:end], past[start:end] / past[start:end].sum(), one)
+        for k, window in enumerate(_window_slices(model.correlation_break, past)):
+            if window is not None:
+                asked[_window(k)] = Question(cube[:, window], past[window] / past[window].sum(), one)
     return asked
 
 
@@ -95,14 +95,20 @@ def _windows(
     if prepared.historical < prepared.main:
         whole = holders.tails(PAST, both).var[0]
     past = np.asarray(prepared.weights)[: prepared.historical]
-    edges = charge.edges(len(past), np.count_nonzero(past))
-    nothing = np.full_like(whole, -np.inf)  # a window before the history began
+    nothing = np.full_like(whole, -np.inf)
     own = [
-        holders.tails(_window(k), both).var[0] if start < end else nothing
-        for k, (start, end) in enumerate(pairwise(edges))
+        nothing if window is None else holders.tails(_window(k), both).var[0]
+        for k, window in enumerate(_window_slices(charge, past))
     ]
     with np.errstate(all="ignore"):
         return charge.excess(np.stack(own, axis=1), whole)
+
+
+def _window_slices(charge: CorrelationBreakCharge, past: np.ndarray) -> list[slice | None]:
+    """The scenarios of each window of the past; None where none of them has weight."""
+    edges = charge.edges(len(past), np.count_nonzero(past))
+    windows = [slice(int(start), int(end)) for start, end in pairwise(edges)]
+    return [window if past[window].any() else None for window in windows]
 
 
 def _traded(
