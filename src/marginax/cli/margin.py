@@ -43,7 +43,7 @@ def command(
     positions: Annotated[Path | None, _table("who holds what, in signed contracts")] = None,
     balances: Annotated[Path | None, _table("collateral by account and asset")] = None,
     accounts: Annotated[Path | None, _table("attributes of accounts")] = None,
-    orders: Annotated[Path | None, _table("open orders; checked, not yet margined")] = None,
+    orders: Annotated[Path | None, _table("open orders; margined where `[orders] cover` is on")] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
