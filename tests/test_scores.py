@@ -327,6 +327,11 @@ def test_isolated_positions_have_scores_of_their_own() -> None:
     assert own["equity"] == 500
     assert own["stress_score"] == result.isolated["stress_score"].item()
     assert own["band"] == result.isolated["band"].item() != "healthy"
+    gradient = result.score_gradient("long", "ETH-PERP")
+    assert gradient.stress_score_smooth == pytest.approx(own["stress_score_smooth"], rel=1e-6)
+    assert gradient.positions["instrument_id"].to_list() == ["ETH-PERP"]
+    with pytest.raises(KeyError, match="no account 'long' with an isolated position in 'BTC-PERP'"):
+        result.score_gradient("long", "BTC-PERP")
     assert told("long", result.scores(["long"]).head(1)) == told("long")
 
 

@@ -103,7 +103,17 @@ def _tell(found: "Replayed", out: Path) -> None:
     step = rows["initial_margin"].diff().abs().fill_null(0.0)
     chosen = sorted({0, rows.height - 1, *step.arg_sort(descending=True).head(SHOWN - 2).to_list()})
     table = Table(box=None, padding=(0, 2, 0, 0))
-    titles = ("time", "equity", "initial", "maintenance", "new calls", "called", "below zero", "shortfall", "expected bad debt")
+    titles = (
+        "time",
+        "equity",
+        "initial",
+        "maintenance",
+        "new calls",
+        "called",
+        "below zero",
+        "shortfall",
+        "expected bad debt",
+    )
     for title in titles:
         table.add_column(title, justify="left" if title == "time" else "right")
     for k in chosen:

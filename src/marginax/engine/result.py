@@ -262,12 +262,13 @@ class Result:
         """
         return scores_of(self, self._exposures, accounts)
 
-    def score_gradient(self, account: str) -> ScoreGradient:
-        """How the smooth score of one account answers to its positions, to prices and to equity.
+    def score_gradient(self, account: str, instrument: str | None = None) -> ScoreGradient:
+        """How the smooth score of one account answers to its positions, to prices and to equity; of its isolated
+        position in `instrument` where one is named.
 
-        Raises KeyError for an account that is not in the book, ValueError with the reason for one without a margin.
+        Raises KeyError for what is not in the book, ValueError with the reason for what has no margin.
         """
-        return score_gradient_of(self, self._exposures, account)
+        return score_gradient_of(self, self._exposures, account, instrument)
 
     def write(self, directory: str | Path, *, attribution: bool = False, scores: bool = False) -> Path:
         """Write margins.parquet, manifest.json, and what else there is, whole or not at all; returns the folder."""

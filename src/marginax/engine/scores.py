@@ -78,19 +78,24 @@ def scores_of(result: "Result", exposures: Exposures, accounts: list[str] | None
     )  # fmt: skip
 
 
-def score_gradient_of(result: "Result", exposures: Exposures, account: str) -> ScoreGradient:
-    """The slopes of one account's score; see `Result.score_gradient`."""
+def score_gradient_of(
+    result: "Result", exposures: Exposures, account: str, instrument: str | None = None
+) -> ScoreGradient:
+    """The slopes of the score of an account or of an isolated position; see `Result.score_gradient`."""
     book, model = result.matched.book, result.ready.model
-    place = np.flatnonzero(book.accounts == account)
+    table = pl.concat([result.margins.with_columns(instrument_id=pl.lit(None, pl.String)), result.isolated],
+                      how="diagonal")  # fmt: skip
+    own = (pl.col("account_id") == account) & pl.col("instrument_id").eq_missing(pl.lit(instrument, pl.String))
+    place = table.select(own.arg_true()).to_series().to_numpy().astype(np.int64)
     if not len(place):
-        raise KeyError(f"no account {account!r} in the book")
-    row = result.margins.row(int(place[0]), named=True)
+        alone = "" if instrument is None else f" with an isolated position in {instrument!r}"
+        raise KeyError(f"no account {account!r}{alone} in the book")
+    row = table.row(int(place[0]), named=True)
     if row["initial_margin"] is None:
         raise ValueError(f"{account} has no score: {row['reason']}")
     if not isinstance(model, ScenarioModel):
         raise ValueError(f"`{model.name}` stands on no cube of its own, so that prices have no slope; take another")
     question = partial(_slopes, settings=result.ready.model.settings.score)
-    table = pl.concat([result.margins, result.isolated.drop("instrument_id")], how="diagonal")
     tiles = result.ready.tiles.over(exposures).tiles
     _, answer = next(iter(tiles.answers(place, question, _shortfalls(table))))
     held, pledged = (each.taken(place) for each in (exposures.positions, exposures.collateral))
