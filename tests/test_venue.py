@@ -1,9 +1,6 @@
 """What the accounts of a venue add up to, beside their margins: against loops over positions, accounts, scenarios."""
 
-import json
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,63 +9,12 @@ import pytest
 
 import marginax as mx
 import markets
-from marginax.cli.app import run
-from marginax.cli.exits import Exit
-from marginax.config import parse_config
-from marginax.synthetic import venue as synthetic_venue
-from marginax.venue import VenueView
 from reference import tail as tail_twin
 from reference import venue as twin
-
-# A book in which everybody's contract is somebody else's: no net position but in spot.
-CLOSED: list[tuple[str, str, float, float | None]] = [
-    ("hedged", "BTC-SPOT", 1.0, None),
-    ("hedged", "BTC-PERP", -1_000.0, None),
-    ("long", "BTC-PERP", 1_000.0, None),
-    ("inverse", "BTC-INV", 400.0, None),
-    ("mixed", "BTC-INV", -400.0, None),
-    ("spread", "ETH-PERP", 1_000.0, None),
-    ("spread", "ETH-FUT", -1_000.0, None),
-    ("mixed", "ETH-PERP", -1_000.0, None),
-    ("short", "ETH-FUT", 1_000.0, None),
-    ("long", "DOGE-PERP", 500.0, 1_000.0),
-    ("short", "DOGE-PERP", -500.0, 40.0),
-]
-SCHEMA = {
-    "account_id": pl.String,
-    "instrument_id": pl.String,
-    "quantity": pl.Float64,
-    "isolated_margin": pl.Float64,
-}
-NEAR = 2.0
-FUND = 2_000.0
-
+from venue_books import CLOSED, FUND, NEAR, made, positions, settings, told, view
 
 # Both ways through a book: by the kernel's tails, with a stressed stretch too, and tile by tile.
 MODELS = ["expected_shortfall", "dynamic", "normal"]
-
-
-def settings(model: str = "expected_shortfall", **venue: Any) -> mx.Config:
-    told = {"report": True, "near_ratio": NEAR, "insurance_fund": FUND, **venue}
-    asked: dict[str, Any] = {"model": model, "scenarios": {"window": 200}, "venue": told}
-    asked["collateral"] = {"haircuts": {"BTC": 0.05, "USDT": 0.02}}
-    if model == "dynamic":
-        asked["stress_period"] = {"weight": 0.25, "bars": 100}
-    return parse_config(asked, "test")
-
-
-def positions(rows: list[tuple[str, str, float, float | None]] | None = None) -> pl.DataFrame:
-    return pl.DataFrame(CLOSED if rows is None else rows, schema=SCHEMA, orient="row")
-
-
-@cache
-def told(model: str = "expected_shortfall") -> mx.Result:
-    return markets.margin(markets.tables(positions=positions()), settings(model))
-
-
-def view(result: mx.Result) -> VenueView:
-    assert result.venue is not None
-    return result.venue
 
 
 def instruments() -> dict[str, dict[str, Any]]:
@@ -225,15 +171,6 @@ def test_bands_hold_every_holder_and_all_open_interest_once() -> None:
 # ---- options, on a venue made up ----
 
 
-@cache
-def made() -> tuple[dict[str, pl.DataFrame], mx.Result]:
-    tables = synthetic_venue(
-        accounts=120, underlyings=4, instruments=12, bars=300, options=1, expiries=2, strikes=3
-    ).tables
-    # Nobody's ratio is below so much but where something is owed, so nearly all of the venue is at risk.
-    return tables, markets.margin(tables, settings(near_ratio=1e9))
-
-
 def test_a_synthetic_venue_is_closed_and_its_greeks_are_those_of_its_options() -> None:
     tables, result = made()
     found = view(result)
@@ -348,77 +285,6 @@ def test_contracts_that_nobody_can_value_are_counted_and_told() -> None:
     assert found.notes["not_known"]["contracts_without_price"] == 3.0
     assert not found.notes["bad_debt"]["complete"]
     assert not found.notes["closed"]
-
-
-# ---- files, partitions, the command ----
-
-
-def test_a_partitioned_book_has_the_view_of_the_whole(tmp_path: Path) -> None:
-    tables, _ = made()
-    book = mx.partition_book(
-        positions=tables["positions"], balances=tables["balances"], partitions=3, out=tmp_path / "book"
-    )
-    market = mx.read_market(**{name: tables[name] for name in ("quotes", "underlyings", "history", "forwards")})
-    wanted = view(markets.margin(tables, settings()))
-    for _ in range(2):  # the second run takes the place of the first
-        result = mx.margin_dataset(book, tables["instruments"], market, settings(), out=tmp_path / "margins")
-    assert result.venue is not None
-    _assert_close(result.venue.notes, wanted.notes)
-    for name, table in wanted.tables.items():
-        written = pl.read_parquet(tmp_path / "margins" / f"{name}.parquet")
-        assert written.columns == table.columns
-        for column, dtype in table.schema.items():
-            if dtype.is_float():
-                # Sums of three partitions against one: rounding of float64, which nets near zero feel most.
-                size = float(table[column].abs().max() or 0)  # type: ignore[arg-type]
-                close = pytest.approx(table[column].fill_null(-1).to_numpy(), rel=1e-9, abs=1e-9 * max(size, 1e6))
-                assert written[column].fill_null(-1).to_numpy() == close, column
-            else:
-                assert written[column].equals(table[column]), column
-    assert json.loads((tmp_path / "margins" / "manifest.json").read_text())["venue"] == result.venue.notes
-
-
-def _assert_close(got: Any, wanted: Any) -> None:
-    assert type(got) is type(wanted)
-    if isinstance(wanted, dict):
-        assert got.keys() == wanted.keys()
-        for key in wanted:
-            _assert_close(got[key], wanted[key])
-    elif isinstance(wanted, list):
-        for each, other in zip(got, wanted, strict=True):
-            _assert_close(each, other)
-    elif isinstance(wanted, float):
-        assert got == pytest.approx(wanted, rel=1e-6, abs=1e-6)
-    else:
-        assert got == wanted
-
-
-def test_tables_are_written_whole_and_taken_away_by_a_run_without_them(tmp_path: Path) -> None:
-    told().write(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["venue"] == json.loads(json.dumps(view(told()).notes))
-    for name, table in view(told()).tables.items():
-        assert pl.read_parquet(tmp_path / f"{name}.parquet").equals(table)
-        assert manifest["outputs"][f"{name}.parquet"]["rows"] == table.height
-    markets.clean().write(tmp_path)
-    assert not [name for name in view(told()).tables if (tmp_path / f"{name}.parquet").exists()]
-
-
-def test_the_command_tells_of_the_venue_in_a_few_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given, words = markets.tables(positions=positions()), ["margin", "--out", str(tmp_path / "out"), "--venue"]
-    for name, table in given.items():
-        table.write_parquet(tmp_path / f"{name}.parquet")
-        words += [f"--{name}", str(tmp_path / f"{name}.parquet")]
-    (tmp_path / "mine.toml").write_text("[scenarios]\nwindow = 200\n[venue]\ninsurance_fund = 5000.0\nupper = 1e6\n")
-    assert run([*words, "--config", str(tmp_path / "mine.toml")]) == Exit.SUCCESS
-    said = capsys.readouterr().out
-    assert "Open interest 186,250 USD long, 186,250 short; accounts below a margin ratio of 1.25 hold" in said
-    assert "against a fund of 5,000" in said
-    assert "Loss beyond margins:" in said
-    assert "Margins that follow open interest would ask" in said
-    assert "Protocol risk score 0." in said
-    assert "venue_losses.parquet" in said
-    assert (tmp_path / "out" / "open_interest.parquet").exists()
 
 
 def test_a_time_of_expiry_is_utc() -> None:

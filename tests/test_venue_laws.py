@@ -155,8 +155,8 @@ def concentration(rows: list[tuple[int, int, float]], *, keep: int = 2) -> Conce
     account, instrument, amount = (np.array(each) for each in zip(*rows, strict=True))
     flags = np.zeros(len(rows), bool)
     ones = np.ones(3)
-    per = Contracts(np.ones(3, bool), ones, 2 * ones, {}, ones)
-    held = Positions(account, account, instrument, amount.astype(float), flags, flags, 0, 0)
+    per = Contracts(np.ones(3, bool), ones, 2 * ones, ones, {}, ones)
+    held = Positions(account, account, instrument, amount.astype(float), flags, flags, ones, 0, 0)
     ids = np.array([f"account {k}" for k in range(9)], object)
     return Concentration.of(ids, np.array(["BTC", "BTC", "ETH"], object), held, per, keep=keep)
 
@@ -197,6 +197,15 @@ def test_books_without_a_common_account_add_up(rows: list[tuple[int, int, int]],
     order = ["underlying", "side"]
     assert both.shares().sort(order).equals(whole.shares().sort(order))
     assert both.net.equals(whole.net)
+
+
+@pytest.mark.parametrize("amount", [1e200, 1e305, 1e308])
+def test_an_amount_whose_square_is_beyond_float64_counts_as_all(amount: float) -> None:
+    shares = concentration([(0, 0, amount), (1, 0, amount), (2, 1, -3.0)]).shares()
+    row = {side: shares.row(by_predicate=pl.col("side") == side, named=True) for side in ("long", "short")}
+    assert row["long"]["herfindahl"] == 1.0
+    assert row["short"]["herfindahl"] == 1.0
+    assert row["long"]["largest_share"] == (1.0 if amount == 1e308 else 0.5)
 
 
 def test_equal_accounts_have_the_least_herfindahl_and_one_alone_the_most() -> None:

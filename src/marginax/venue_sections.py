@@ -9,20 +9,20 @@ from marginax.problems import suggestion
 from marginax.sections import Section
 
 # What the risk score is made of, and the size of each at which it alone would make the score a half. Sizes are set by
-# hand: what a venue would call trouble, not an estimate.
+# hand: what a venue would call trouble, not an estimate. Money is in resources of the venue, which come after margins.
 SCALES = {
     "open_interest": 50.0,
     "expected_bad_debt": 0.001,
-    "tail_bad_debt": 0.02,
+    "tail_bad_debt": 0.05,
     "exhaustion": 0.01,
-    "beyond_fund": 0.02,
-    "beyond_margins": 0.1,
+    "beyond_fund": 0.05,
+    "beyond_margins": 0.5,
     "at_risk_share": 0.1,
     "concentration": 0.25,
-    "delta_at_risk": 0.1,
-    "gamma_at_risk": 0.1,
-    "vega_at_risk": 0.1,
-    "margin_shortfall": 0.5,
+    "delta_at_risk": 0.5,
+    "gamma_at_risk": 0.5,
+    "vega_at_risk": 0.5,
+    "margin_shortfall": 1.0,
 }
 
 
@@ -31,6 +31,11 @@ class Venue(Section):
 
     report: bool = Field(False, description="whether it is told")
     insurance_fund: float = Field(0.0, ge=0, description="account currency; pays what accounts lose beyond equity")
+    resources: float = Field(
+        1e6,
+        ge=0,
+        description="account currency; what the venue has beside its fund; the risk score measures in both",
+    )
     near_ratio: float = Field(1.25, gt=0, description="margin ratio below which an account counts as at risk")
     tail: float = Field(0.01, gt=0, lt=1, description="probability of the tail of bad debt; 0.01 is 99 %")
     quantiles: tuple[float, ...] = Field(
@@ -44,7 +49,7 @@ class Venue(Section):
         True, description="whether losses beyond margins are summed, which takes one more sweep of the book"
     )
     worst_loss: float = Field(
-        1.0, ge=0, le=10, description="loss beyond equity of accounts without a margin, share of their gross notional"
+        1.0, ge=0, le=10, description="further loss of accounts without a margin, share of their gross notional"
     )
     base_fraction: float = Field(0.05, gt=0, le=1, description="initial margin fraction at little open interest")
     lower: float = Field(0.0, ge=0, description="open interest at which the fraction begins to rise, account currency")

@@ -168,6 +168,7 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
         "Balances of the same asset and amount twice, summed": data["balances_given_twice"],
         "Forwards of no listed expiry, ignored (a date is 00:00 UTC)": data["forwards_of_nothing"],
         "Price caps for what is no underlying": scenarios.get("price_caps_of_nothing", []),
+        "Caps of open interest for what is no underlying": manifest["venue"].get("caps_of_nothing", []),
     }
     for word, names in data.get("funding", {}).items():
         notes[FUNDING[word]] = names

@@ -30,12 +30,14 @@ def venue_lines(venue: Mapping[str, Any], currency: str) -> list[str]:
     if unknown["counted_as_loss"] or not debt["complete"]:
         line = f"Counted as lost for accounts without a margin: {_money(unknown['counted_as_loss'])} {currency}"
         if not debt["complete"]:
-            line += "; some contracts nobody can value, and the figures lack them"
+            line += "; some contracts or debts nobody can value, and the figures lack them"
         lines.append(f"{line}.")
     parts = venue["score"]["components"]
     largest = sorted(parts, key=lambda name: -(parts[name]["share"] or 0.0))[:2]
-    named = ", ".join(f"{name.replace('_', ' ')} {_share(parts[name]['share'])}" for name in largest)
-    lines.append(f"Protocol risk score {venue['score']['score']:.3f} (0 is none, below 1), most by {named}.")
+    named = "most by " + ", ".join(f"{name.replace('_', ' ')} {_share(parts[name]['share'])}" for name in largest)
+    if any(part["value"] is None and part["weight"] for part in parts.values()):
+        named = "because some of it is not known or beyond any number"
+    lines.append(f"Protocol risk score {venue['score']['score']:.3f} (0 is none, below 1), {named}.")
     return lines
 
 

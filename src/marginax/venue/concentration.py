@@ -40,8 +40,9 @@ class Concentration:
     ) -> "Concentration":
         """Of the positions of a book; `underlyings` by instrument, `keep` the largest accounts that are kept."""
         at, count = held.instrument, len(accounts)
-        money = np.nan_to_num(held.amount * per.notional[at], nan=0.0, posinf=np.inf, neginf=-np.inf)
-        cash = np.nan_to_num(held.amount * per.worst_delta[at] * per.price[at])
+        with np.errstate(over="ignore"):  # beyond float64 an amount is infinite, and its share unknown
+            money = np.nan_to_num(held.amount * per.notional[at], nan=0.0, posinf=np.inf, neginf=-np.inf)
+            cash = np.nan_to_num(held.amount * per.worst_delta[at] * per.price[at])
         names, code = np.unique(underlyings.astype(str), return_inverse=True)
         coins = len(names)
         # Accounts follow each other already but for isolated positions: a stable sort has little to do.
@@ -68,7 +69,8 @@ class Concentration:
                 "side": ["long"] * coins + ["short"] * coins + [GROSS],
             }
         )
-        sums = {"total": amount, "squares": amount**2, "accounts": None}
+        with np.errstate(over="ignore"):
+            sums = {"total": amount, "squares": amount**2, "accounts": None}
         sides = label.with_columns(
             pl.Series(name, np.bincount(group, values, minlength=2 * coins + 1)) for name, values in sums.items()
         )

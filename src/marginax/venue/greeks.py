@@ -22,7 +22,7 @@ ONE_PER_CENT = 0.01
 
 class Contracts(NamedTuple):
     """By instrument: whether it has open interest (spot is owned, and has none), units of the underlying in one
-    contract, the worth of a unit in account currency, and the Greeks of one contract.
+    contract, the worth of a unit and of the quote currency in account currency, and the Greeks of one contract.
 
     `worst_delta` is delta, and of an option whose delta nobody knows all of its underlying (a put's is negative).
     """
@@ -30,6 +30,7 @@ class Contracts(NamedTuple):
     open: Bool[np.ndarray, " instruments"]
     units: Float64[np.ndarray, " instruments"]
     price: Float64[np.ndarray, " instruments"]
+    quote: Float64[np.ndarray, " instruments"]
     greeks: dict[str, Float64[np.ndarray, " instruments"]]
     worst_delta: Float64[np.ndarray, " instruments"]
 
@@ -68,6 +69,7 @@ def contracts(instruments: Instruments, market: Market, exposures: Exposures, op
         open=instruments.kind != "spot",
         units=units,
         price=price,
+        quote=quote,
         greeks={
             "delta": units * per_unit["delta"],
             # Options' gamma is per quote unit of the price: so much is one per cent of it.

@@ -7,8 +7,8 @@ weight rises and nothing else changes; it is 0 only where all are 0, and a half 
 orders states of one venue under one configuration; it is no probability. Infinite components give the greatest number
 below 1. `marginax.venue_sections` has the scales.
 
-Money is measured in the resources R = insurance fund + margin held, margin held being the sum over accounts of
-min(equity, initial margin), at least 0 each.
+Money is measured in the resources R = insurance fund + `resources`, an amount that is configured. Neither grows with
+the book: a larger book is a greater risk to the same venue. Where the book is not all known, money is infinitely much.
 
 | component | is |
 |---|---|
@@ -20,7 +20,7 @@ min(equity, initial margin), at least 0 each.
 | at_risk_share | share of the gross open interest that accounts at risk hold |
 | concentration | Herfindahl of the more concentrated side, mean over underlyings by their open interest |
 | delta_at_risk | loss of accounts at risk, taken as one, if each price moved by 10 % against them, over R |
-| gamma_at_risk | what their gamma adds to or takes from that move, over R |
+| gamma_at_risk | what their gamma adds to that loss where they are short of it, by underlying, over R |
 | vega_at_risk | the same of a move of every volatility by 0.1, over R |
 | margin_shortfall | what margins that follow open interest would ask beyond what is asked, over R |
 """

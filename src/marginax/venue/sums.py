@@ -15,7 +15,7 @@ from marginax.match import Matched
 from marginax.venue.concentration import Concentration
 from marginax.venue.greeks import contracts
 from marginax.venue.open_interest import interest_by_instrument, joined_interest
-from marginax.venue.positions import Holders, Positions, holder_states, venue_positions
+from marginax.venue.positions import Debts, Holders, Positions, debts, holder_states, venue_positions
 from marginax.venue_sections import Venue
 
 Losses = Float64[np.ndarray, " scenarios"]
@@ -29,7 +29,8 @@ class VenueSums:
     `interest` has a row an instrument (`interest_by_instrument`), `bands` holders and gross open interest by margin
     ratio; `uncovered` is the loss beyond equity and `beyond_margins` that beyond margins by scenario, None where it is
     not told. `held` is the margin that accounts hold, min(equity, initial margin) and at least 0 each; `asked` all
-    initial margin. `holders` counts those at risk, those without a margin, and rows set aside.
+    initial margin. `debts` is what holders without a margin owe already. The rest counts holders at risk, those without
+    a margin, and rows set aside.
     """
 
     interest: pl.DataFrame
@@ -41,8 +42,9 @@ class VenueSums:
     asked: float
     at_risk: int
     without_margin: int
+    debts: Debts
     set_aside: int
-    unknown: int
+    unreadable: int
 
     @classmethod
     def of(
@@ -75,8 +77,9 @@ class VenueSums:
             asked=float(initial.sum()),
             at_risk=int(holders.at_risk.sum()),
             without_margin=int(holders.without_margin.sum()),
+            debts=debts(matched, exposures, holders, positions, per),
             set_aside=positions.set_aside,
-            unknown=positions.unknown,
+            unreadable=positions.unreadable,
         )
 
     def __add__(self, other: "VenueSums") -> "VenueSums":
@@ -92,8 +95,9 @@ class VenueSums:
             asked=self.asked + other.asked,
             at_risk=self.at_risk + other.at_risk,
             without_margin=self.without_margin + other.without_margin,
+            debts=self.debts + other.debts,
             set_aside=self.set_aside + other.set_aside,
-            unknown=self.unknown + other.unknown,
+            unreadable=self.unreadable + other.unreadable,
         )
 
 

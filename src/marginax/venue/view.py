@@ -1,9 +1,10 @@
 """The view of a venue: what its accounts add up to, as tables and as the figures of the manifest.
 
 Conventions: all of it follows from `VenueSums`, the scenarios and the market. Accounts without a margin have no
-losses in the pass: they count as losing `worst_loss` of their gross notional beyond equity in every scenario, so that
-no loss of the venue is smaller because data is missing. Contracts that nobody can value are counted, and `complete`
-says whether there are none.
+losses in the pass: they count as losing what they owe already and `worst_loss` of their gross notional, and of coins
+that they owe, in every scenario, so that no loss of the venue is smaller because a mark is missing. Where something has
+no worth at all, losses are those of what is known and may be smaller for it: `complete` is false then, and whatever of
+the score is money counts as infinitely much.
 """
 
 from collections.abc import Mapping
@@ -78,11 +79,11 @@ def venue_view(sums: VenueSums, scenarios: ScenarioSet, market: Market, settings
     lost = pl.col("long_without_margin") + pl.col("short_without_margin")
     worth = pl.when(pl.col("notional").is_finite()).then("notional")
     unmargined = float(sums.interest.select((lost * worth).sum()).item())
-    assumed = settings.worst_loss * unmargined
+    assumed = sums.debts.owed + settings.worst_loss * (unmargined + sums.debts.in_kind)
     beyond_equity = sums.uncovered + assumed
     beyond_margins = None if sums.beyond_margins is None else sums.beyond_margins + assumed
     weights, labels = np.asarray(scenarios.weights, float), scenarios.labels
-    resources = settings.insurance_fund + sums.held
+    resources = settings.insurance_fund + settings.resources
     totals = {name: float(interest[name].sum()) for name in ("open_interest", "short_interest", "imbalance", "at_risk")}
     gross = totals["open_interest"] + totals["short_interest"]
     unvalued = float(interest["unvalued"].sum())
@@ -92,19 +93,24 @@ def venue_view(sums: VenueSums, scenarios: ScenarioSet, market: Market, settings
     bad = against_fund(beyond_equity, weights, settings.insurance_fund, tail=settings.tail)
     margins_tail = 0.0 if beyond_margins is None else tail_mean(beyond_margins, weights, tail=settings.tail)
     weighted = _mean_concentration(underlyings)
+    complete = not (unvalued or sums.unreadable or sums.debts.unknown)
+
+    def money(amount: float) -> float:
+        return over(amount if complete else np.nan, resources)
+
     components = {
-        "open_interest": over(max(totals["open_interest"], totals["short_interest"]), resources),
-        "expected_bad_debt": over(_number(bad["expected"]), resources),
-        "tail_bad_debt": over(_number(bad["at_tail"]), resources),
-        "exhaustion": bad["exhaustion_probability"],
-        "beyond_fund": over(_number(bad["beyond_fund"]["tail_mean"]), resources),
-        "beyond_margins": over(margins_tail, resources),
+        "open_interest": money(max(totals["open_interest"], totals["short_interest"])),
+        "expected_bad_debt": money(_number(bad["expected"])),
+        "tail_bad_debt": money(_number(bad["at_tail"])),
+        "exhaustion": bad["exhaustion_probability"] if complete else 1.0,
+        "beyond_fund": money(_number(bad["beyond_fund"]["tail_mean"])),
+        "beyond_margins": 0.0 if beyond_margins is None else money(margins_tail),
         "at_risk_share": _share(totals["at_risk"], gross),
         "concentration": weighted,
-        "delta_at_risk": over(greeks["delta_loss"], resources),
-        "gamma_at_risk": over(greeks["gamma_loss"], resources),
-        "vega_at_risk": over(greeks["vega_loss"], resources),
-        "margin_shortfall": over(max(asked - sums.asked, 0.0), resources) if follows else 0.0,
+        "delta_at_risk": money(greeks["delta_loss"]),
+        "gamma_at_risk": money(greeks["gamma_loss"]),
+        "vega_at_risk": money(greeks["vega_loss"]),
+        "margin_shortfall": money(max(asked - sums.asked, 0.0)) if follows else 0.0,
     }
     notes = {
         **{name: known(totals[name]) for name in ("open_interest", "short_interest", "imbalance")},
@@ -118,10 +124,14 @@ def venue_view(sums: VenueSums, scenarios: ScenarioSet, market: Market, settings
         },
         "bands": _bands(sums.bands),
         "concentration": {**_whole(shares), "by_underlying": known(weighted)},
-        "resources": {"insurance_fund": settings.insurance_fund, "margin_held": known(sums.held)},
+        "resources": {
+            "insurance_fund": settings.insurance_fund,
+            "further": settings.resources,
+            "margin_held": known(sums.held),
+        },
         "loss_beyond_equity": _distribution(beyond_equity, scenarios, settings),
         "loss_beyond_margins": None if beyond_margins is None else _distribution(beyond_margins, scenarios, settings),
-        "bad_debt": {**bad, "complete": not (unvalued or sums.unknown)},
+        "bad_debt": {**bad, "complete": complete},
         "open_interest_margin": {
             "asked": known(asked),
             "at_base_fraction": known(float(underlyings["base_margin"].sum())),
@@ -129,12 +139,18 @@ def venue_view(sums: VenueSums, scenarios: ScenarioSet, market: Market, settings
         }
         if follows
         else {},
+        "caps_of_nothing": sorted(
+            set(settings.caps) - {*market.underlyings["underlying"], *sums.interest["underlying"]}
+        ),
         "not_known": {
             "holders_without_margin": sums.without_margin,
             "gross_without_margin": known(unmargined),
             "counted_as_loss": known(assumed),
+            "owed_without_margin": known(sums.debts.owed),
+            "owed_in_kind": known(sums.debts.in_kind),
+            "debts_not_known": sums.debts.unknown,
             "rows_set_aside": sums.set_aside,
-            "rows_of_no_known_contract": sums.unknown,
+            "rows_unreadable": sums.unreadable,
             "contracts_without_price": known(unvalued),
             "contracts_without_greeks": known(float(interest["without_greeks"].sum())),
         },
@@ -160,17 +176,16 @@ def _distribution(losses: Losses, scenarios: ScenarioSet, settings: Venue) -> di
 
 def _at_risk(interest: pl.DataFrame, underlyings: pl.DataFrame) -> dict[str, float]:
     """What accounts at risk, taken as one, would lose if every price moved by `PRICE_MOVE` against their net delta,
-    what gamma adds or takes then, and what volatility does.
+    what gamma adds to that, and what volatility does.
 
-    An option without Greeks counts as all of its underlying.
+    An option without Greeks counts as all of its underlying. Who is long gamma gains by a move either way, and what is
+    gained in one underlying pays for no loss in another.
     """
     gross = pl.col("long_at_risk") + pl.col("short_at_risk")
     blind = interest.filter(pl.col("delta").is_nan() & pl.col("notional").is_finite())
     unseen = float(blind.select((gross * pl.col("notional")).sum()).item())
-    delta, gamma, vega = (
-        float(underlyings.select(pl.col(name).abs().sum()).item())
-        for name in ("net_delta_amount", "net_gamma_amount", "net_vega")
-    )
+    amounts = pl.col("net_delta_amount").abs(), (-pl.col("net_gamma_amount")).clip(0), pl.col("net_vega").abs()
+    delta, gamma, vega = (float(underlyings.select(amount.sum()).item()) for amount in amounts)
     return {
         "delta_loss": PRICE_MOVE * (delta + unseen),
         # Half of gamma times the square of the move; `net_gamma` is per 1 %.
