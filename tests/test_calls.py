@@ -58,6 +58,18 @@ def test_transfers_are_those_of_exact_arithmetic(amount: str, minimum: str, step
     assert (rich["call"], rich["shortfall"]) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("digits", [8, 10, 12])
+def test_large_amounts_are_whole_steps_of_exact_arithmetic(digits: int) -> None:
+    """Amounts of up to 1e12 steps of a cent that are whole steps, as the difference of two amounts of float64."""
+    rng = np.random.default_rng(digits)
+    for cents in rng.integers(10 ** (digits - 1), 10**digits, 500).tolist():
+        amount = f"{cents // 100}.{cents % 100:02d}"
+        short = columns(0.0, float(amount), float(amount), rounding=0.01)
+        assert round(short["call"] * 100) == transfer(amount, "0", "0.01", called=True) * 100 == cents
+        rich = columns(float(amount), 0.0, 0.0, rounding=0.01)
+        assert round(rich["returnable"] * 100) == transfer(amount, "0", "0.01", called=False) * 100 == cents
+
+
 def test_the_terms_of_an_annex() -> None:
     """As ISDA 1994 CSA, paragraphs 3 and 13(b)(iv), have it: with a Minimum Transfer Amount of 250,000 and
     rounding to 10,000, a Delivery Amount of 1,234,567 is 1,240,000, a Return Amount of as

@@ -90,9 +90,11 @@ def run() -> mx.Result:
 def owed(account: str, stated: dict[str, Any]) -> float:
     """What an account has accrued, in account currency, by the twin."""
     held = positions().filter(account_id=account).select("instrument_id", "quantity")
+    largest = max(abs(rate) * 24 / (hours or 1.0) for rate, hours, _ in stated.values() if rate is not None)
+    worst = {**WORST, "worst_rate": max(WORST["worst_rate"], largest)}
     return sum(
         (
-            abs(quantity) * NOTIONAL[name] * twin.accrued(quantity, *stated[name], **WORST)
+            abs(quantity) * NOTIONAL[name] * twin.accrued(quantity, *stated[name], **worst)
             for name, quantity in held.iter_rows()
             if name in NOTIONAL
         ),
@@ -243,6 +245,20 @@ def test_nobody_is_richer_for_what_is_not_known(
         assert found[0].sum(axis=1) == pytest.approx(
             np.where(np.arange(len(found[0])) == place, 0, found[0].sum(axis=1))
         )
+
+
+def test_nobody_is_richer_for_a_rate_beyond_the_worst_that_is_lost() -> None:
+    """Two per cent an hour of two contracts, four times the worst: who loses one of them owes the other's."""
+    settings = Funding(accrued=True)
+    whole = {"BTC-PERP": (0.02, 1.0, 0.5), "ETH-PERP": (-0.02, 1.0, 0.5)}
+    place = list(known_instruments().ids).index("BTC-PERP")
+    known = accrued_funding(*listed(whole), settings)[place]
+    lost = accrued_funding(*listed({**whole, "BTC-PERP": (None, 1.0, 0.5)}), settings)[place]
+    assert known == pytest.approx([-0.8, 0.8])
+    assert lost == pytest.approx([-0.8, -0.8])
+    # It is the market that says so, whatever is asked for.
+    instruments_, market, _ = listed({**whole, "BTC-PERP": (None, 1.0, 0.5)})
+    assert accrued_funding(instruments_, market, np.array([place]), settings)[0] == pytest.approx(lost)
 
 
 PERPETUALS = InstrumentArrays(

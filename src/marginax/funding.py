@@ -5,7 +5,8 @@ A rate is the share of notional that longs pay shorts (negative: shorts pay long
 Notional is quantity x multiplier x mark, in the settlement asset; of an inverse contract, quantity x multiplier / mark
 coins. Funding accrues evenly between settlements.
 
-What is not known counts as the worst that is configured, for both sides, and nothing is received on the word of it.
+A rate that is not known counts as the worst that is configured, or as the largest that the market quotes if that is
+larger, for both sides, and nothing is received on the word of it.
 """
 
 from datetime import timedelta
@@ -72,7 +73,7 @@ def accrued_funding(
     known = dated & (left > 0) & ~np.isnan(rate)
     share = rate / interval * elapsed
     received = np.stack([-share, share], axis=1)
-    worst = -settings.worst_rate / HOURS_A_DAY * elapsed
+    worst = -_worst_rate(market, settings) / HOURS_A_DAY * elapsed
     received = np.where(np.isnan(rate)[:, None], worst[:, None], received)
     received = np.where(known[:, None], received, np.minimum(received, 0.0))
     notional = settlement_notional(instruments.style[listed], instruments.multiplier[listed], rows["mark"].to_numpy())
@@ -120,6 +121,13 @@ def _rows(instruments: Instruments, market: Market, listed: Int64[np.ndarray, " 
     left = (pl.col("funding_time") - pl.lit(market.as_of)).dt.total_microseconds() / HOUR_MICROS
     quotes = market.quotes.select("instrument_id", pl.col("mark_price").alias("mark"), *COLUMNS, left.alias("left"))
     return names.join(quotes, on="instrument_id", how="left", maintain_order="left")
+
+
+def _worst_rate(market: Market, settings: Funding) -> float:
+    """The rate a day of those that are not known: of all quotes, so that it does not depend on who holds what."""
+    interval = pl.col("funding_interval_hours").cast(pl.Float64).fill_null(settings.worst_interval_hours)
+    largest = market.quotes.select((pl.col("funding_rate").cast(pl.Float64).abs() * HOURS_A_DAY / interval).max())
+    return max(settings.worst_rate, largest.item() or 0.0)
 
 
 def _stated(rows: pl.DataFrame, settings: Funding) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,7 +30,10 @@ class Funding(Section):
         0.0, ge=0, le=1, description="rate a day that long and short pay at least when projected, because rates turn"
     )
     worst_rate: float = Field(
-        0.12, ge=0, le=10, description="rate a day that both sides pay where none is known; projected, none is greater"
+        0.12,
+        ge=0,
+        le=10,
+        description="rate a day that both sides pay where none is known; accrued, the largest quoted if that is more",
     )
     cap: float | None = Field(
         None,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 
 from marginax.calendars import DAY, DAY_MICROS, Grid
 from marginax.problems import BadInput, Problem, suggestion
@@ -25,13 +25,15 @@ _NOTHING = (np.array([], "datetime64[us]"), np.array([]))
 
 
 class SignalBar(NamedTuple):
-    """What a bar brings: new values by series, NaN where there is none, their ages in days, and the trading days and
-    calendar days since the bar before."""
+    """What a bar brings: new values by series, NaN where there is none, their ages in days, the trading days and
+    calendar days since the bar before, and for a state that is carried forward which series begin that it does not
+    have (None: all are there)."""
 
     values: Float[Any, "*bars series"]
     ages: Float[Any, "*bars series"]
     trading_days: Float[Any, "*bars"]
     days: Float[Any, "*bars"]
+    begun: Bool[Any, "signals underlyings"] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class SignalHistory:
 
     `now` is a bar of its own where the time of the margin, `at`, is one or more after the last; `last` is the time of
     each series' newest value by then (NaT: none). `later` counts rows that are after it, `of_nothing` names underlyings
-    that the market does not have.
+    that the market does not have, `begun_later` the series that a state which is carried forward has no window for.
     """
 
     series: tuple[Series, ...]
@@ -50,6 +52,7 @@ class SignalHistory:
     last: np.ndarray
     later: int = 0
     of_nothing: tuple[str, ...] = ()
+    begun_later: tuple[tuple[str, str], ...] = ()
 
     @property
     def age(self) -> Float64[np.ndarray, " series"]:
@@ -59,29 +62,46 @@ class SignalHistory:
 
     def begun(self) -> "SignalHistory":
         """The same without rows: what a state that is carried forward keeps."""
-        return replace(self, rows=SignalBar(*(each[:0] for each in self.rows)))
+        return replace(self, rows=SignalBar(*(each[:0] for each in self.rows[:4])))
 
     def stepped(
-        self, rows: pl.DataFrame, at: np.datetime64, *, trading_days: float, days: float
+        self,
+        rows: pl.DataFrame,
+        settings: Regime,
+        underlyings: Sequence[str],
+        at: np.datetime64,
+        *,
+        trading_days: float,
+        days: float,
     ) -> tuple["SignalHistory", SignalBar]:
         """The history after a bar, and what rows of the table bring there: values newer than those before.
 
-        A series that was not there at the beginning is none; its underlying is then `of_nothing`. Raises BadInput as
+        A series that was not there at the beginning has no window, and is `begun_later`. Raises BadInput as
         `signal_history` does.
         """
+        begun = np.zeros((len(settings.names), len(underlyings)), bool)
         if self.now is not None and at == self.at:
-            return replace(self, now=None), self.now
-        names = {name for name, _ in self.series}
-        found = _by_series(_known(rows, names, at)[0])
+            return replace(self, now=None), self.now._replace(begun=begun)
+        found = _by_series(_known(rows, settings.names, at)[0])
         values, ages = np.full((2, len(self.series)), np.nan)
         last = self.last.copy()
         for k, each in enumerate(self.series):
             stamps, numbers = found.get(each, _NOTHING)
             if len(stamps) and not stamps[-1] <= last[k]:
                 values[k], ages[k], last[k] = numbers[-1], (at - stamps[-1]) / DAY, stamps[-1]
-        strange = {of for _, of in found.keys() - {*self.series} if of is not None}
-        bar = SignalBar(values, ages, np.asarray(trading_days), np.asarray(days))
-        return replace(self, at=at, last=last, of_nothing=tuple(sorted({*self.of_nothing, *strange}))), bar
+        new = {(name, of) for name, of in found.keys() - {*self.series} if of is not None}
+        strange = {of for _, of in new} - {*underlyings}
+        later = {(name, of) for name, of in new if of in underlyings and _speaks_of(settings, name, of)}
+        for name, of in later:
+            begun[settings.names.index(name), list(underlyings).index(of)] = True
+        history = replace(
+            self,
+            at=at,
+            last=last,
+            of_nothing=tuple(sorted({*self.of_nothing, *strange})),
+            begun_later=tuple(sorted({*self.begun_later, *later})),
+        )
+        return history, SignalBar(values, ages, np.asarray(trading_days), np.asarray(days), begun)
 
 
 def signal_history(
@@ -90,8 +110,20 @@ def signal_history(
     """The series that a configuration reads, on a grid; `as_of` is the time of the margin (None: that of the last bar).
 
     `rows` are those of the table `signals`. Where less than a bar has passed since the last, what came in between
-    belongs to it. Raises BadInput for names that nothing reads, and for signals that are all later.
+    belongs to it. Raises BadInput for names that nothing reads, for signals that are all later, and for signals of
+    underlyings that the market does not have: those meant instead would lose a signal, and margins fall.
     """
+    problems = [
+        Problem(
+            "configuration", f"regime.signals.{name}.underlyings", None, f"'{of}' is no underlying of the market",
+            f"Correct it or take it off the list; {suggestion(of, underlyings)}",
+        )
+        for name in settings.names
+        for of in settings.signals[name].underlyings
+        if of not in underlyings
+    ]  # fmt: skip
+    if problems:
+        raise BadInput(problems)
     times = grid.times if len(grid.times) else np.array([as_of], "datetime64[us]")
     at = times[-1] if as_of is None else as_of.astype("datetime64[us]")
     ahead = grid.bars_after(times[-1], at)
@@ -118,8 +150,8 @@ def signal_history(
     every = SignalBar(values, ages, trading_days, np.diff(times, prepend=times[:1]) / DAY)
     return SignalHistory(
         series=series,
-        rows=SignalBar(*(each[:-1] for each in every)) if ahead >= 1 else every,
-        now=SignalBar(*(each[-1] for each in every)) if ahead >= 1 else None,
+        rows=SignalBar(*(each[:-1] for each in every[:4])) if ahead >= 1 else every,
+        now=SignalBar(*(each[-1] for each in every[:4])) if ahead >= 1 else None,
         at=times[-1],
         last=last,
         later=later,

@@ -53,12 +53,12 @@ def multipliers(signals: Sequence[Signal], days: Sequence[float], numbers: Numbe
 
 def pressure(signal: Signal, days: Sequence[float], numbers: Numbers) -> float:
     """From -1, calm, to 1, the worst, at the last of these days."""
-    for series in (signal.own, signal.market):
-        score, since = _score(series, signal.direction, days, numbers)
-        if score is not None:
-            late = (since - numbers.stale) / (numbers.worst_age - numbers.stale)
-            return score + (1 - score) * min(max(late, 0.0), 1.0)
-    return 1.0
+    begun = any(time <= days[-1] for time, _ in signal.own)
+    score, since = _score(signal.own if begun else signal.market, signal.direction, days, numbers)
+    if score is None:
+        return 1.0
+    late = (since - numbers.stale) / (numbers.worst_age - numbers.stale)
+    return score + (1 - score) * min(max(late, 0.0), 1.0)
 
 
 def _score(series: Series, direction: str, days: Sequence[float], numbers: Numbers) -> tuple[float | None, float]:

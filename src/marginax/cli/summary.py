@@ -176,6 +176,8 @@ def _print_notes(console: Console, manifest: dict[str, Any]) -> None:
     notes["Signals not known, so that the worst counts"] = regime.get("not_known", [])
     notes["Signals that are old, which count for worse with every day"] = regime.get("stale", [])
     notes["Signals of no underlying, ignored"] = regime.get("of_nothing", [])
+    later = "Signals begun since the market is followed, which count as the worst until it is followed anew"
+    notes[later] = regime.get("begun_later", [])
     unknown = data.get("liquidity_unknown", {})
     for column, names in unknown.items():
         notes[f"`{column}` not known, so that the configured worst counts"] = names

@@ -11,8 +11,10 @@ from jaxtyping import Float64
 
 from marginax.payment_sections import Calls
 
-# Shares of a step that are rounding of floating point: 1.1 / 0.1 is 11.000000000000002.
+# Shares of a step that are rounding of floating point: 1.1 / 0.1 is 11.000000000000002. Of very many steps it is more:
+# float64 holds 1e12 steps to 1e-4 of one, and the difference and the quotient behind them round too.
 SLACK = 1e-9
+NOISE = 4 * np.finfo(np.float64).eps
 
 Amounts = Float64[np.ndarray, " holders"]
 
@@ -28,16 +30,20 @@ def call_columns(equity: Amounts, initial: Amounts, maintenance: Amounts, settin
         return {"call": shortfall}
     excess = np.maximum(equity - initial, 0.0)
     return {
-        "call": _transfer(shortfall, np.ceil, -SLACK, settings),
+        "call": _transfer(shortfall, np.ceil, -1.0, settings),
         "shortfall": shortfall,
-        "returnable": _transfer(excess, np.floor, SLACK, settings),
+        "returnable": _transfer(excess, np.floor, 1.0, settings),
     }
 
 
-def _transfer(amount: Amounts, whole: np.ufunc, slack: float, settings: Calls) -> Amounts:
+def _transfer(amount: Amounts, whole: np.ufunc, sign: float, settings: Calls) -> Amounts:
+    """Whole steps of an amount; `sign` is the way in which rounding of floating point is forgiven."""
     enough = np.where(amount < settings.minimum_transfer, 0.0, amount)
     if settings.rounding == 0:
         return enough
-    with np.errstate(over="ignore"):  # what is beyond float64 is no whole number of steps, and stays what it is
-        rounded = np.maximum(whole(enough / settings.rounding + slack), 0.0) * settings.rounding
+    # What is beyond float64 is no whole number of steps, and stays what it is.
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = enough / settings.rounding
+        slack = np.maximum(SLACK, NOISE * np.abs(steps))
+        rounded = np.maximum(whole(steps + sign * slack), 0.0) * settings.rounding
     return np.where(np.isfinite(rounded), rounded, enough)

@@ -204,7 +204,8 @@ class LiveMargin:
         signals, brought = history.signals, None
         if signals is not None:
             rows, trading_days = given.tables["signals"].rows, bars / history.grid.bars_per_day
-            signals, brought = signals.stepped(rows, now, trading_days=trading_days, days=days)
+            names, regime = history.names[: history.underlyings], self.model.settings.regime
+            signals, brought = signals.stepped(rows, regime, names, now, trading_days=trading_days, days=days)
         bar = Bar(walk, level, np.asarray(bars), np.asarray(days), brought)
         with jax.enable_x64(True):
             state = _step(self.model, self.state, bar)

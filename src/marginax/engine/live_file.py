@@ -60,6 +60,7 @@ def save(live: LiveMargin, path: Path) -> Path:
         "bars_per_day": live.history.grid.bars_per_day,
         "bars_per_week": live.history.grid.bars_per_week,
         "signals": None if signals is None else signals.series,
+        "begun_later": () if signals is None else signals.begun_later,
     }
     arrays["told"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
     for name in TABLES:
@@ -95,7 +96,9 @@ def resume(path: str | Path, book: Book, model: str | Path | Config | MarginMode
     counts = {key: told[key] for key in ("underlyings", "volatilities", "padding")}
     if told["signals"] is not None:
         series = [(name, of) for name, of in told["signals"]]
-        kept["signals"] = begun_signals(series, arrays["signals.last"], arrays["history.times"][-1])
+        begun_later = tuple((name, of) for name, of in told.get("begun_later", ()))
+        signals = begun_signals(series, arrays["signals.last"], arrays["history.times"][-1])
+        kept["signals"] = replace(signals, begun_later=begun_later)
     history = FactorHistory(names=tuple(told["names"]), carried=True, **counts, **kept)
     check_factors(book.instruments, history)
     market = _market(arrays, told)

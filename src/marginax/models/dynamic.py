@@ -208,7 +208,7 @@ class Dynamic(DynamicCharges):
         if stretch is not None:
             returns, bars = widened(stretch.returns, history, jnp.nan), widened(stretch.bars, history, 1.0)
             stretch = Stretch(returns, bars, stretch.live)
-        return DynamicState(observed, stretch, known.multiplier, known.regime)
+        return DynamicState(observed, stretch, known.multiplier, known.regime, known.unknown)
 
     def carried_factors(self, state: DynamicCarried) -> FactorArrays:
         """The window of a carried state."""
@@ -338,8 +338,8 @@ class Dynamic(DynamicCharges):
             told["multipliers"] = {name: round(number, 4) for name, number in multipliers if number != 1}
         if state.regime is not None and history.signals is not None:
             names = history.names[: history.underlyings]
-            regime = np.asarray(state.regime).tolist()
-            told["regime"] = regime_notes(history.signals, self.settings.regime, names, regime)
+            regime, unknown = np.asarray(state.regime).tolist(), np.asarray(state.unknown)
+            told["regime"] = regime_notes(history.signals, self.settings.regime, names, regime, unknown)
         return told
 
 

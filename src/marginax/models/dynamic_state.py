@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from marginax.known import KnownHistory
 from marginax.models.addons.procyclicality import Levels, ProcyclicalityTools
@@ -24,13 +24,14 @@ from marginax_kernels import volatility
 
 
 class DynamicState(eqx.Module):
-    """What the filters observed; the stretch and the multipliers by underlying, of the tools and of the regime, None
-    where they are off."""
+    """What the filters observed; the stretch and the multipliers by underlying, of the tools and of the regime, and
+    which signals are not known of which underlyings; None where they are off."""
 
     observed: Observed
     stretch: Stretch | None
     multiplier: Float[Array, " underlyings"] | None
     regime: Float[Array, " underlyings"] | None = None
+    unknown: Bool[Array, "signals underlyings"] | None = None
 
 
 class StretchState(NamedTuple):
@@ -59,8 +60,10 @@ class DynamicCarried(eqx.Module):
         if self.stretch is not None:
             found = self.stretch.stretch
             stretch = Stretch(jnp.where(observed.factors.own, found.returns, jnp.nan), found.bars, found.live)
-        regime = None if self.regime is None else self.regime.levels.multiplier
-        return DynamicState(observed, stretch, self.multiplier, regime)
+        regime = unknown = None
+        if self.regime is not None:
+            regime, unknown = self.regime.levels.multiplier, self.regime.levels.unknown(self.regime.places)
+        return DynamicState(observed, stretch, self.multiplier, regime, unknown)
 
 
 class Follower(eqx.Module):
@@ -86,10 +89,11 @@ class Follower(eqx.Module):
             rows = self.rows(bars)
             start = stretch_starts(factors, path.long_run[1:], rows=rows)[-1]
             stretch = stretch_at(factors, start, jnp.asarray(bars), factors.own, rows=rows)
-        regime = None
+        regime = unknown = None
         if self.regime is not None and signals is not None:
-            regime = self.regime.today(signals, bars_per_day=factors.bars_per_day)
-        return DynamicState(observed, stretch, multiplier, regime)
+            today = self.regime.today(signals, bars_per_day=factors.bars_per_day)
+            regime, unknown = today.multiplier, today.unknown(signals.places)
+        return DynamicState(observed, stretch, multiplier, regime, unknown)
 
     def multipliers(
         self, path: FilterPath, factors: FactorArrays
@@ -162,7 +166,8 @@ class Follower(eqx.Module):
         regime = state.regime
         if self.regime is not None and regime is not None:
             assert bar.signals is not None
-            regime = RegimeCarried(self.regime.step(regime.levels, bar.signals, regime.places), regime.places)
+            places = regime.places.stepped(bar.signals.begun)
+            regime = RegimeCarried(self.regime.step(regime.levels, bar.signals, places), places)
         return DynamicCarried(plain, levels, squares, multiplier, stretch, regime)
 
 

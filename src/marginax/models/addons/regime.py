@@ -7,9 +7,11 @@
     wanted     1 + P (most - 1) where P > 0, 1 + P (1 - least) elsewhere, P the weighted mean of pressures
     multiplier wanted, within the last one x (1 - fall_limit)^days and x (1 + rise_limit)^days
 
-A signal of an underlying's own comes before that of the whole market once it has values enough to be ranked. All of it
-is market-level state, one step a bar; an account's multiplier is the mean of its underlyings', by their expected
-shortfalls. What is not known counts as the worst, never as calm: no margin falls for a signal that is late or lost.
+A signal of an underlying's own takes the place of that of the whole market from its first value on, and is not known
+until it has values enough to be ranked. All of it is market-level state, one step a bar; an account's multiplier is the
+mean of its underlyings', by their expected shortfalls. What is not known counts as the worst, never as calm: no margin
+falls for a signal that is late, or that has lost values after its first. An underlying without any of its own goes by
+the market's.
 Ranks know the past alone, need no law of the signal and are blind to its unit.
 """
 
@@ -17,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -28,10 +31,12 @@ from marginax_kernels import limited
 
 # Pressures of a rank r in (0, 1): a (2 r - 1) + b (|4 r - 2| - 1).
 SLOPES = {"high": (1.0, 0.0), "low": (-1.0, 0.0), "both": (0.0, 1.0)}
+# In `SignalPlaces.own`: no series, and one that began after the state did, so that there is no window to rank it in.
+NONE, BEGUN_LATER = -1, -2
 
 
 class SignalPlaces(eqx.Module):
-    """Which series stands for which signal and underlying: rows of `own` are -1 where there is none, `market` is the
+    """Which series stands for which signal and underlying: `own` may be `NONE` or `BEGUN_LATER`, `market` is the
     series of the whole market; `speaks` says where a signal has a word at all; `slopes` are `SLOPES` by series."""
 
     own: Int[Any, "signals underlyings"]
@@ -46,11 +51,23 @@ class SignalPlaces(eqx.Module):
         names = settings.names
         listed = [settings.signals[name].underlyings or underlyings for name in names]
         return cls(
-            own=np.array([[place.get((name, of), -1) for of in underlyings] for name in names]),
+            own=np.array([[place.get((name, of), NONE) for of in underlyings] for name in names]),
             market=np.array([place[name, None] for name in names]),
             speaks=np.array([[of in each for of in underlyings] for each in listed]),
             slopes=np.array([SLOPES[settings.signals[name].direction] for name, _ in signals.series]),
         )
+
+    def stepped(self, begun: Bool[Any, "signals underlyings"] | None) -> "SignalPlaces":
+        """The places after a bar that brought first values of series that are none of these."""
+        if begun is None:
+            return self
+        own = jnp.where((jnp.asarray(self.own) == NONE) & jnp.asarray(begun), BEGUN_LATER, jnp.asarray(self.own))
+        return SignalPlaces(own, self.market, self.speaks, self.slopes)
+
+    def standing(self, age: Float[Array, " series"]) -> Int[Array, "signals underlyings"]:
+        """The series that stands for each signal and underlying: its own from the first value on, or the market's."""
+        own = jnp.asarray(self.own)
+        return jnp.where((own >= 0) & ~jnp.isnan(jnp.asarray(age)[own]), own, jnp.asarray(self.market)[:, None])
 
 
 class SignalArrays(eqx.Module):
@@ -68,12 +85,17 @@ class SignalArrays(eqx.Module):
 
 class RegimeLevels(NamedTuple):
     """What is remembered: values of the window (NaN: nothing new at that bar), the pressure of each series' newest
-    value (NaN: not known) and its age in days, and the last multipliers (0: none yet)."""
+    value (NaN: not known) and its age in days (NaN: there was none yet), and the last multipliers (0: none yet)."""
 
     window: Float[Array, "rows series"]
     pressure: Float[Array, " series"]
     age: Float[Array, " series"]
     multiplier: Float[Array, " underlyings"]
+
+    def unknown(self, places: SignalPlaces) -> Bool[Array, "signals underlyings"]:
+        """Whether a signal that has a word on an underlying is not known."""
+        unranked = jnp.isnan(jnp.asarray(self.pressure)[places.standing(self.age)])
+        return (unranked | (jnp.asarray(places.own) == BEGUN_LATER)) & jnp.asarray(places.speaks)
 
 
 class RegimeCarried(eqx.Module):
@@ -111,7 +133,7 @@ class RegimeMultiplier(eqx.Module):
         """Nothing known, and no multiplier that a limit could start from."""
         rows, count = max(2, round(self.settings.window_days * bars_per_day)), len(places.slopes)
         unknown = jnp.full(count, jnp.nan)
-        return RegimeLevels(jnp.full((rows, count), jnp.nan), unknown, jnp.zeros(count), jnp.zeros(places.own.shape[1]))
+        return RegimeLevels(jnp.full((rows, count), jnp.nan), unknown, unknown, jnp.zeros(places.own.shape[1]))
 
     def step(self, levels: RegimeLevels, bar: SignalBar, places: SignalPlaces) -> RegimeLevels:
         """The levels one bar on; the cost is that of the window.
@@ -133,13 +155,11 @@ class RegimeMultiplier(eqx.Module):
     ) -> Float[Array, " underlyings"]:
         """The multiplier of each underlying that its signals ask for, before limits."""
         settings = self.settings
-        late = jnp.clip((age - settings.stale_after_days) / (settings.worst_age_days - settings.stale_after_days), 0, 1)
-        known = ~jnp.isnan(pressure)
-        fresh = jnp.where(known, pressure, 1)
+        passed = jnp.where(jnp.isnan(age), 0, age) - settings.stale_after_days
+        late = jnp.clip(passed / (settings.worst_age_days - settings.stale_after_days), 0, 1)
+        fresh = jnp.where(jnp.isnan(pressure), 1, pressure)
         full = fresh + (1 - fresh) * late
-        own = jnp.asarray(places.own)
-        has_own = (own >= 0) & known[own]
-        by_signal = jnp.where(has_own, full[own], full[jnp.asarray(places.market)][:, None])
+        by_signal = jnp.where(jnp.asarray(places.own) == BEGUN_LATER, 1, full[places.standing(age)])
         weights = jnp.where(places.speaks, jnp.asarray(self.weights)[:, None], 0)
         total = jnp.sum(weights, axis=0)
         mean = jnp.sum(weights * by_signal, axis=0) / jnp.where(total > 0, total, 1)
@@ -155,13 +175,13 @@ class RegimeMultiplier(eqx.Module):
             return levels, levels.multiplier
 
         begin = self.begin(signals.places, bars_per_day=bars_per_day)
-        last, multipliers = lax.scan(one, begin, SignalBar(*map(jnp.asarray, signals.rows)))
+        last, multipliers = lax.scan(one, begin, jax.tree.map(jnp.asarray, signals.rows))
         return multipliers, last
 
-    def today(self, signals: SignalArrays, *, bars_per_day: float) -> Float[Array, " underlyings"]:
-        """The multipliers at the time of the margin."""
+    def today(self, signals: SignalArrays, *, bars_per_day: float) -> RegimeLevels:
+        """The levels at the time of the margin."""
         _, levels = self.path(signals, bars_per_day=bars_per_day)
-        return (levels if signals.now is None else self.step(levels, signals.now, signals.places)).multiplier
+        return levels if signals.now is None else self.step(levels, signals.now, signals.places)
 
     def _pressure(self, window: Array, values: Array, places: SignalPlaces) -> Float[Array, " series"]:
         """Pressures of the newest values, which the window ends with; NaN where it holds too few."""
@@ -174,19 +194,19 @@ class RegimeMultiplier(eqx.Module):
 
 
 def regime_notes(
-    signals: SignalHistory, settings: Regime, underlyings: Sequence[str], multipliers: Sequence[float]
+    signals: SignalHistory,
+    settings: Regime,
+    underlyings: Sequence[str],
+    multipliers: Sequence[float],
+    lost: Bool[np.ndarray, "signals underlyings"],
 ) -> Mapping[str, Any]:
     """What the manifest says: multipliers that are not one, how old each signal is, which are old, and which are not
-    known, for all underlyings or for some."""
+    known (`lost`), for all underlyings or for some."""
     ages = dict(zip(signals.series, signals.age.tolist(), strict=True))
-    known = {series for series, age in ages.items() if not np.isnan(age)}
-    if len(signals.rows.days):  # a state that is carried forward has no rows to count
-        count = np.sum(~np.isnan(signals.rows.values), axis=0)
-        known -= {each for each, seen in zip(signals.series, count, strict=True) if seen < settings.least_observations}
     unknown = []
-    for name in settings.names:
+    for name, row in zip(settings.names, lost.tolist(), strict=True):
         listed = [of for of in underlyings if of in (settings.signals[name].underlyings or underlyings)]
-        lacking = [of for of in listed if not {(name, None), (name, of)} & known]
+        lacking = [of for of, is_lost in zip(underlyings, row, strict=True) if is_lost]
         if lacking:
             unknown.append(name if lacking == listed else f"{name} of {', '.join(lacking)}")
     named = {name if of is None else f"{name} of {of}": age for (name, of), age in ages.items()}
@@ -199,4 +219,5 @@ def regime_notes(
         "stale": [name for name, age in named.items() if age > settings.stale_after_days],
         "after_as_of": signals.later,
         "of_nothing": list(signals.of_nothing),
+        "begun_later": [f"{name} of {of}" for name, of in signals.begun_later],
     }
