@@ -52,8 +52,14 @@ def stopping_at(epoch: int) -> Callable[[int, int], None]:
     return progress
 
 
-@pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("epoch", [1, 2, STEPS - 1, STEPS])
+@pytest.mark.parametrize(
+    ("epoch", "every"),
+    [
+        *((1, 3), (2, 1), (STEPS, 1)),
+        *(pytest.param(epoch, every, marks=pytest.mark.long) for epoch, every in ((1, 1), (2, 3), (STEPS - 1, 1))),
+        *((STEPS - 1, 3), pytest.param(STEPS, 3, marks=pytest.mark.long)),
+    ],
+)
 def test_an_interrupted_replay_goes_on_to_the_same_bits(
     whole: dict[str, bytes], tmp_path: Path, epoch: int, every: int
 ) -> None:

@@ -125,7 +125,9 @@ def test_no_bit_depends_on_how_many_accounts_go_together(monkeypatch: pytest.Mon
     assert done == [(min(100 * k, ACCOUNTS + 3), ACCOUNTS + 3) for k in range(1, 6)]
 
 
-@pytest.mark.parametrize("native", ["0", "1"], ids=["pure", "native"])
+@pytest.mark.parametrize(
+    "native", [pytest.param("0", id="pure", marks=pytest.mark.long), pytest.param("1", id="native")]
+)
 def test_no_bit_depends_on_how_many_devices_there_are(native: str, tmp_path: Path) -> None:
     """Processes that take their CPU for one device and for three, and hand them tiles in turn."""
     here = Path(__file__).parent

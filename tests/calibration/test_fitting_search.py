@@ -105,6 +105,7 @@ def test_a_start_without_improvement_stops_early() -> None:
     assert here.run(here.begin()).step < 40
 
 
+@pytest.mark.long
 def test_the_gradient_of_the_whole_objective_is_a_finite_difference() -> None:
     """Through the bijectors, margins, terms and prior, in float64 and with soft breaches."""
     here = ground(tunable(config(), KEYS), last=330, double=True)

@@ -46,7 +46,7 @@ def constant(days: Days) -> Days:
     return Days(days.loss, *(np.broadcast_to(each, days.loss.shape) for each in (var, shortfall)))
 
 
-@pytest.mark.parametrize(("freedom", "late"), [(5.0, 0), (np.inf, 200)])
+@pytest.mark.parametrize(("freedom", "late"), [(5.0, 0), pytest.param(np.inf, 200, marks=pytest.mark.long)])
 def test_right_models_are_rejected_as_often_as_said_though_crashes_are_shared(freedom: float, late: int) -> None:
     rng = np.random.default_rng(21)
     runs = [venue_days(rng, 500, freedom=freedom) for _ in range(200)]

@@ -47,7 +47,8 @@ OLD_FIRST, YOUNG_FIRST = (OLD, 0, 250), (YOUNG, LISTED, 450)
 # A filter begins with an underlying's first price, so a history cut at the youngest's is another to `fhs`.
 ENGINE = (
     *((model, OLD_FIRST) for model in BASELINES),
-    *((model, YOUNG_FIRST) for model in BASELINES if model != "fhs"),
+    *(pytest.param(model, YOUNG_FIRST, marks=pytest.mark.long) for model in BASELINES if model not in ("fhs", "hs")),
+    ("hs", YOUNG_FIRST),
 )
 
 TWINS: dict[str, Callable[..., twin.Figures]] = {
