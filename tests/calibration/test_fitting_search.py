@@ -219,7 +219,7 @@ def test_an_embargo_counts_bars_of_the_calendar_that_is_checked_on() -> None:
     assert sum(part.group == 0 for part in far) == sum(part.group == 0 for part in near) - 1
 
 
-@pytest.mark.parametrize(("least", "share"), [(491, 0.2), (380, 0.0)])
+@pytest.mark.parametrize(("least", "share"), [(491, 0.2), pytest.param(380, 0.0, marks=pytest.mark.long)])
 def test_the_least_history_is_what_the_readme_says(least: int, share: float) -> None:
     def split(prices_given: int) -> tuple[list[Any], list[Any]]:
         young = CalendarGroup(panel(prices()[:prices_given]), tuple(held().values())[:2], {}, {})
