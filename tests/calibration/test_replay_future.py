@@ -54,7 +54,7 @@ def same_past(one: pl.DataFrame, other: pl.DataFrame, bar: int) -> bool:
     return all(first.height > 0 and first.equals(second) for first, second in pairs)
 
 
-@pytest.mark.parametrize("how", ["scrambled", "multiplied", "ended"])
+@pytest.mark.parametrize("how", ["scrambled", pytest.param("multiplied", marks=pytest.mark.long), "ended"])
 def test_another_future_changes_no_margin_of_the_six_baselines(how: str) -> None:
     closes, rng = holey(), np.random.default_rng(3)
     later = closes[NOW + 1 :]
