@@ -33,6 +33,7 @@ def trained(seed: int = 7):
     return own, train(own, features().base, features().next_square, end=300, settings=settings)
 
 
+@pytest.mark.long
 def test_training_is_the_same_for_the_same_seed_and_sees_nothing_from_its_end_on() -> None:
     own, members = trained()
     target = features().next_square.copy()
@@ -115,6 +116,7 @@ def study():
         return forecasts.run(history(), signals(), settings=SMALL, first=date(2021, 10, 28))
 
 
+@pytest.mark.long
 def test_the_study_tells_every_model_on_the_same_days_and_says_who_qualifies() -> None:
     found = study()
     text = forecasts.table(found)
@@ -133,6 +135,7 @@ def test_the_study_tells_every_model_on_the_same_days_and_says_who_qualifies() -
         assert (f"`{name}` beats" in told) == found.qualifies(name)
 
 
+@pytest.mark.long
 def test_a_network_is_used_only_where_it_beats_garch_and_har(monkeypatch: pytest.MonkeyPatch) -> None:
     found = study()
     monkeypatch.setattr(forecasts.Forecasts, "qualifies", lambda self, name: True)
@@ -147,6 +150,7 @@ def test_a_network_is_used_only_where_it_beats_garch_and_har(monkeypatch: pytest
     assert oracle.qualifies(forecasts.RETURNS_ONLY)
 
 
+@pytest.mark.long
 def test_the_last_networks_become_a_filter() -> None:
     model = forecasts.network_filter_of(study(), -1)
     assert len(model.members) == SMALL.members

@@ -9,6 +9,7 @@ from marginax_calibration.fitting.intervals import sandwich
 MARKETS = 40
 
 
+@pytest.mark.long
 def test_starts_far_apart_find_one_optimum_and_the_truth_is_near() -> None:
     found = fitted(3, alpha=0.3, beta=0.5, others=[[0.03, 0.96]], with_intervals=True)
     assert found.agreed
@@ -21,6 +22,7 @@ def test_starts_far_apart_find_one_optimum_and_the_truth_is_near() -> None:
         assert low - (high - low) / 2 < TRUTH[key] < high + (high - low) / 2, key
 
 
+@pytest.mark.long
 def test_starts_that_end_apart_are_said_to() -> None:
     """One step is too few to meet."""
     found = fitted(3, alpha=0.3, beta=0.5, others=[[0.03, 0.96]], steps=1)

@@ -111,6 +111,7 @@ def test_a_fit_that_found_nothing_better_says_so_and_who_is_left_out(capsys: pyt
     assert replace(found, starts=(stayed, better)).improved
 
 
+@pytest.mark.long
 def test_another_future_changes_no_fit_before_it() -> None:
     closes = prices().copy()
     closes[513:] *= 2.0
