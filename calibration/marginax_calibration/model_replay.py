@@ -71,7 +71,7 @@ class ModelReplay:
         if self._schedule.every and self._model.settings.replay.keeps == "everything":
             self._fill_kept(table, count)
         else:
-            self._fill(table, self._fitted(), count)
+            self._fill(table, _margins, partial(self._laws, self._fitted()), count)
         return table
 
     def _check_least_window(self) -> None:
@@ -99,22 +99,16 @@ class ModelReplay:
                 table[member, held] = answer[0, k]
                 count(len(held))
 
-    def _fill(self, table: np.ndarray, fitted: list[Any] | None, count: Callable[[int], None]) -> None:
-        """Margins of every bar; what is fitted by portfolio comes from its last refit."""
-
-        def laws(members: tuple[int, ...], bars: np.ndarray) -> Any:
-            """What holds of each row of a tile at each bar: leaves of shape bars x rows."""
-            if fitted is None:
-                return None
-            columns = []
-            for member in members:
-                refit = self._schedule.last_refit(self._lives[member].anchor, bars)
-                held = fitted[member]
-                columns.append(jax.tree.map(lambda leaf, which=refit: leaf[np.minimum(which, len(leaf) - 1)], held))
-            columns += columns[:1] * (len(self._tile(members).equity) - len(columns))
-            return jax.tree.map(lambda *each: np.stack(each, axis=1), *columns)
-
-        for work, answer in self._stream(self._works.daily(), _margins, laws):
+    def _fill(
+        self,
+        table: np.ndarray,
+        call: Callable[..., Any],
+        given: Callable[[tuple[int, ...], np.ndarray], Any],
+        count: Callable[[int], None],
+    ) -> None:
+        """What `call` says of every portfolio at every bar of its rows; `given` is what it takes of each row of a tile,
+        of members and bars."""
+        for work, answer in self._stream(self._works.daily(), call, given):
             more = 0
             for k, member in enumerate(work.members):
                 life = self._lives[member]
@@ -122,6 +116,19 @@ class ModelReplay:
                 table[member, work.bars[inside]] = answer[: len(work.bars)][inside, k]
                 more += int(inside.sum())
             count(more)
+
+    def _laws(self, fitted: list[Any] | None, members: tuple[int, ...], bars: np.ndarray) -> Any:
+        """What was fitted by portfolio at its last refit, of each row of a tile at each bar: leaves of shape bars x
+        rows; None where nothing is fitted."""
+        if fitted is None:
+            return None
+        columns = []
+        for member in members:
+            refit = self._schedule.last_refit(self._lives[member].anchor, bars)
+            held = fitted[member]
+            columns.append(jax.tree.map(lambda leaf, which=refit: leaf[np.minimum(which, len(leaf) - 1)], held))
+        columns += columns[:1] * (len(self._tile(members).equity) - len(columns))
+        return jax.tree.map(lambda *each: np.stack(each, axis=1), *columns)
 
     def _fitted(self) -> list[Any] | None:
         """What the model estimates for each portfolio, leaves by refit; None where it estimates nothing."""

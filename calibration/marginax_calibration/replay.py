@@ -7,12 +7,12 @@ with its first leg. Many bars are one compiled call; calls are spread over the c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import polars as pl
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from marginax.engine.compilation import persistent_cache
 from marginax.known import KnownHistory, known_history
@@ -44,6 +44,9 @@ class Replay:
     floored: dict[str, int]
 
 
+Kind = TypeVar("Kind", bound=ModelReplay)
+
+
 class NothingReplayed(BadInput):
     """No portfolio has a bar that all models can margin; `lives` say why."""
 
@@ -72,11 +75,70 @@ def replay(
     Raises BadInput where no portfolio has a single row, and for a model that cannot be replayed or gives an expected
     shortfall below its value at risk; ValueError without a model or a portfolio.
     """
+    if not models or not portfolios:
+        raise ValueError("a replay needs a model and a portfolio; give one of each")
+    run = run_models(
+        models,
+        panel,
+        portfolios,
+        ModelReplay,
+        ModelReplay.figures,
+        seed=seed,
+        first_time=first_time,
+        last_time=last_time,
+        streams=streams,
+        progress=progress,
+    )
+    daily, floored = _table(panel, portfolios, run)
+    return Replay(daily, run.lives, floored)
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """What each model says of every portfolio at every bar, what portfolios lost in the bar after, and their lives."""
+
+    figures: dict[str, np.ndarray]
+    losses: Float64[np.ndarray, "bars portfolios"]
+    lives: tuple[Life, ...]
+
+    @property
+    def rows(self) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
+        """Portfolio and bar of each row."""
+        member = np.concatenate([np.full(life.rows, k) for k, life in enumerate(self.lives)]).astype(np.int64)
+        bar = np.concatenate([np.arange(life.begin, life.begin + life.rows) for life in self.lives])
+        return member, bar.astype(np.int64)
+
+    def frame(self, panel: Panel, portfolios: Sequence[Portfolio]) -> pl.DataFrame:
+        """date, portfolio, kind and loss of each row; dates are those of losses."""
+        member, bar = self.rows
+        times: Any = panel.grid.times[bar + 1]
+        return pl.DataFrame(
+            {
+                "date": times.astype("datetime64[D]") if panel.grid.bars_per_day <= 1 else times,
+                "portfolio": pl.Series([portfolios[k].name for k in member], dtype=pl.String),
+                "kind": pl.Series([portfolios[k].kind for k in member], dtype=pl.String),
+                "loss": self.losses[bar, member],
+            }
+        )
+
+
+def run_models(
+    models: Mapping[str, MarginModel],
+    panel: Panel,
+    portfolios: Sequence[Portfolio],
+    kind: type[Kind],
+    ask: Callable[[Kind, Callable[[int], None]], np.ndarray],
+    *,
+    seed: int,
+    first_time: np.datetime64 | None,
+    last_time: np.datetime64 | None,
+    streams: int,
+    progress: Progress | None,
+) -> ModelRun:
+    """What `ask` finds of the replay of each model, by portfolio and bar; the rest as in `replay`."""
     persistent_cache()
     legs = Legs.of(portfolios, panel)
     volatilities = {name: panel.volatility[:, panel.names.index(name)] for name in legs.optioned}
-    if not models or not portfolios:
-        raise ValueError("a replay needs a model and a portfolio; give one of each")
     known = {name: known_of(model, panel, volatilities) for name, model in models.items()}
     lives = lives_of(portfolios, panel, known, models, first_time, last_time)
     if not any(life.rows for life in lives):
@@ -87,7 +149,6 @@ def replay(
     with jax.enable_x64(True):
         market = unit_market(panel, legs, next(iter(known.values())))
         for name, model in models.items():
-            run = ModelReplay(model, known[name], market, legs, portfolios, lives, seed, streams)
 
             def count(more: int, name: str = name) -> None:
                 nonlocal done
@@ -95,10 +156,8 @@ def replay(
                 if progress is not None:
                     progress(name, done, total)
 
-            figures[name] = run.figures(count)
-    losses = portfolio_losses(panel, legs, market, portfolios)
-    daily, floored = _table(panel, portfolios, lives, losses, figures)
-    return Replay(daily, tuple(lives), floored)
+            figures[name] = ask(kind(model, known[name], market, legs, portfolios, lives, seed, streams), count)
+    return ModelRun(figures, portfolio_losses(panel, legs, market, portfolios), tuple(lives))
 
 
 def known_of(model: MarginModel, panel: Panel, volatilities: dict[str, np.ndarray]) -> KnownHistory:
@@ -133,38 +192,27 @@ def portfolio_losses(
     return np.stack([padded[:, tile.instruments[k]] @ tile.quantities[k] for k in range(len(portfolios))], axis=1)
 
 
-def _table(
-    panel: Panel,
-    portfolios: Sequence[Portfolio],
-    lives: Sequence[Life],
-    losses: np.ndarray,
-    figures: Mapping[str, np.ndarray],
-) -> tuple[pl.DataFrame, dict[str, int]]:
+def _table(panel: Panel, portfolios: Sequence[Portfolio], run: ModelRun) -> tuple[pl.DataFrame, dict[str, int]]:
     """The daily table, and how often each model's expected shortfall was lifted to its floor."""
-    member = np.concatenate([np.full(life.rows, k) for k, life in enumerate(lives)]).astype(np.int64)
-    bar = np.concatenate([np.arange(life.begin, life.begin + life.rows) for life in lives])
-    times = panel.grid.times[bar + 1]
-    date: Any = times.astype("datetime64[D]") if panel.grid.bars_per_day <= 1 else times
-    names = pl.Series([each.name for each in portfolios], dtype=pl.String)
-    kinds = pl.Series([each.kind for each in portfolios], dtype=pl.String)
+    member, bar = run.rows
+    frame = run.frame(panel, portfolios)
     parts, floored = [], {}
-    for model, table in figures.items():
+    for model, table in run.figures.items():
         var, shortfall, charged = (table[member, bar, k] for k in range(3))
         bad = ~np.isfinite(table[member, bar]).all(axis=1)
         if bad.any():
             row = int(np.argmax(bad))
-            what = f"`{model}` has no number for '{names[int(member[row])]}' on {times[row]}"
+            what = f"`{model}` has no number for '{frame['portfolio'][row]}' on {panel.grid.times[bar[row] + 1]}"
             raise BadInput([Problem("model", None, None, what, "Leave the portfolio out, or mend the model")])
         _check_order(model, var, shortfall)
         floored[model] = int((shortfall < LEAST_SHORTFALL).sum())
         var, shortfall = lifted(var, shortfall)
-        frame = pl.DataFrame({"date": date, "portfolio": names[member], "kind": kinds[member]})
-        numbers = {"loss": losses[bar, member], "var": var, "es": shortfall, "charged": charged}
+        numbers = {"var": var, "es": shortfall, "charged": charged}
         parts.append(frame.with_columns(pl.lit(model).alias("model"), *(pl.Series(k, v) for k, v in numbers.items())))
     daily = pl.concat(parts).sort("date", "portfolio", "model")
     if panel.grid.bars_per_day > 1:
         daily = daily.with_columns(pl.col("date").dt.replace_time_zone("UTC"))
-    return daily, floored
+    return daily.select("date", "portfolio", "kind", "model", "loss", "var", "es", "charged"), floored
 
 
 def lifted(var: Any, shortfall: Any, numbers: Any = np) -> tuple[Any, Any]:

@@ -15,17 +15,15 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array, Float, Float64
 
-from marginax.engine.compilation import WIDE_VECTORS, persistent_cache
+from marginax.engine.compilation import WIDE_VECTORS
 from marginax.models import MarginModel, Tile
 from marginax.models.closing import exhausting_loss, stress_score
 from marginax.models.tile_losses import tile_losses
 from marginax.problems import BadInput, Problem
-from marginax_calibration.lives import lives_of
 from marginax_calibration.model_replay import ModelReplay, by_bar
 from marginax_calibration.panel import Panel
 from marginax_calibration.portfolios import Portfolio
-from marginax_calibration.replay import NothingReplayed, Progress, known_of, portfolio_losses
-from marginax_calibration.unit_market import Legs, unit_market
+from marginax_calibration.replay import Progress, run_models
 from marginax_kernels import exceedance_probability
 
 
@@ -47,52 +45,33 @@ def replay_scores(
     Raises BadInput where no portfolio has a single row, and for a model that estimates something by account, which
     a replay of scores keeps no account of; ValueError for equities that do not fit the portfolios.
     """
-    persistent_cache()
     if equity.ndim != 2 or len(equity) != len(portfolios):
         raise ValueError(f"`equity` of shape {equity.shape} must have a row for each of {len(portfolios)} portfolios")
     for name, model in models.items():
         if type(model).estimate is not MarginModel.estimate:
             what, remedy = f"`{name}` estimates by account", "Score by a model on scenarios alone"
             raise BadInput([Problem("configuration", "model", None, what, remedy)])
-    legs = Legs.of(portfolios, panel)
-    volatilities = {name: panel.volatility[:, panel.names.index(name)] for name in legs.optioned}
-    known = {name: known_of(model, panel, volatilities) for name, model in models.items()}
-    lives = lives_of(portfolios, panel, known, models, first_time, last_time)
-    if not any(life.rows for life in lives):
-        raise NothingReplayed(lives, ", ".join(panel.digests) or "history")
-    total, done = sum(life.rows for life in lives) * len(models), 0
-    found: dict[str, np.ndarray] = {}
-    with jax.enable_x64(True):
-        market = unit_market(panel, legs, next(iter(known.values())))
-        for name, model in models.items():
-            run = ScoreReplay(model, known[name], market, legs, portfolios, lives, seed, streams)
-
-            def count(more: int, name: str = name) -> None:
-                nonlocal done
-                done += more
-                if progress is not None:
-                    progress(name, done, total)
-
-            found[name] = run.scores(equity, count)
-    losses = portfolio_losses(panel, legs, market, portfolios)
-    member = np.concatenate([np.full(life.rows, k) for k, life in enumerate(lives)]).astype(np.int64)
-    bar = np.concatenate([np.arange(life.begin, life.begin + life.rows) for life in lives])
-    times: Any = panel.grid.times[bar + 1]
-    frame = pl.DataFrame(
-        {
-            "date": times.astype("datetime64[D]") if panel.grid.bars_per_day <= 1 else times,
-            "portfolio": pl.Series([portfolios[k].name for k in member], dtype=pl.String),
-            "kind": pl.Series([portfolios[k].kind for k in member], dtype=pl.String),
-            "loss": losses[bar, member],
-        }
+    run = run_models(
+        models,
+        panel,
+        portfolios,
+        ScoreReplay,
+        lambda each, count: each.scores(equity, count),
+        seed=seed,
+        first_time=first_time,
+        last_time=last_time,
+        streams=streams,
+        progress=progress,
     )
+    member, bar = run.rows
+    frame = run.frame(panel, portfolios)
     parts = [
         frame.with_columns(
             pl.lit(name).alias("model"),
             pl.Series("equity", equity[member, level]),
             pl.Series("score", table[member, bar, level]),
         )
-        for name, table in found.items()
+        for name, table in run.figures.items()
         for level in range(equity.shape[1])
     ]
     return pl.concat(parts).with_columns(failed=pl.col("loss") > pl.col("equity"))
@@ -114,14 +93,7 @@ class ScoreReplay(ModelReplay):
             rows[: len(members)] = equity[list(members)]
             return np.broadcast_to(rows, (len(bars), *rows.shape))
 
-        for work, answer in self._stream(self._works.daily(), _scores, owned):
-            more = 0
-            for k, member in enumerate(work.members):
-                life = self._lives[member]
-                inside = (work.bars >= life.begin) & (work.bars < life.end)
-                table[member, work.bars[inside]] = answer[: len(work.bars)][inside, k]
-                more += int(inside.sum())
-            count(more)
+        self._fill(table, _scores, owned, count)
         return table
 
 
