@@ -230,7 +230,7 @@ def test_fear_and_funding_of_real_crises_are_where_they_were() -> None:
     """The eve of 12 March 2020 and of May 2021 was fearful; in February 2021 longs paid more than in most of a year."""
     folder = Path(os.environ.get("MARGINAX_SHARED", "../shared")) / "data"
     if not (folder / "sentiment" / "crypto_fear_greed_1d.parquet").is_file():
-        pytest.skip("the market data is not here")
+        pytest.skip(f"there is no {folder / 'sentiment'}; MARGINAX_SHARED names the folder of `data`")
     rows = study.market_signals(folder)
     days = pl.select(pl.date_range(date(2018, 2, 1), date(2026, 1, 14))).to_series()
     found = {name: study.multipliers(study.VARIANTS[name], rows, days) for name in ("fear", "longs pay")}
