@@ -35,7 +35,7 @@ def test_a_product_of_matrices_says_what_gathered_rows_say(double: None, portfol
     for tile in (dense, gathered):
         losses.append(tile_losses(prepared, tile)[1])
         groups = run_shortfalls(cube, prepared.weights, tile, tail=TAIL)
-        sums.append(standalone(units, scale, tile, groups))
+        sums.append(standalone(units, jnp.stack([jnp.ones(len(scale)), scale], axis=1), tile, groups))
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(sums[0], sums[1], rtol=1e-12)
-    assert (np.asarray(sums[0][0])[: len(portfolios)] > 0).all()
+    assert (np.asarray(sums[0][:, 0])[: len(portfolios)] > 0).all()

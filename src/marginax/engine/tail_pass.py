@@ -4,9 +4,8 @@ Accounts go through `marginax_kernels.CubeTail` some ten thousand at a time. Wha
 so do accounts with open orders, whose worst fills are another set in every scenario.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
-from functools import cached_property
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -37,10 +36,10 @@ class Chunk(NamedTuple):
 class ChunkHolders:
     """The accounts of a chunk before their model (`marginax.models.protocol.Holders`)."""
 
-    def __init__(self, exposures: Exposures, kernels: Mapping[str, CubeTail], tiles: Callable[[], TilePass]) -> None:
+    def __init__(self, exposures: Exposures, kernels: Mapping[str, CubeTail], tiles: TilePass | None) -> None:
         self.positions, self.collateral, self.equity = exposures.positions, exposures.collateral, exposures.equity
-        self.groups = exposures.groups
-        self._exposures, self._kernels, self._tiles = exposures, kernels, tiles
+        self.both, self.groups = self.positions.beside(self.collateral), exposures.groups
+        self._kernels, self._tiles = kernels, tiles
 
     def tails(self, question: str, held: Entries, amounts: np.ndarray | None = None) -> BookTail:
         """The kernel's answer, a row for each tail."""
@@ -48,8 +47,9 @@ class ChunkHolders:
 
     def costs(self, groups: Entries) -> Any:
         """What the model says of the accounts without a loss."""
+        assert self._tiles is not None  # a model that does not say that it asks for costs asks for none
         count = len(self.equity)
-        cuts, answers = zip(*self._tiles().over(self._exposures).costs(np.arange(count), groups), strict=True)
+        cuts, answers = zip(*self._tiles.costs(np.arange(count), groups), strict=True)
         place = np.empty(count, int)
         place[np.concatenate([cut.accounts for cut in cuts])] = np.arange(count)
 
@@ -69,6 +69,7 @@ class TailPass:
     def __init__(self, model: MarginModel, prepared: Prepared, exposures: Exposures, settings: Engine) -> None:
         self._model, self._prepared, self._exposures = model, prepared, exposures
         self._settings = settings
+        self._tiles: TilePass | None = None
         start = perf_counter()
         native_path(settings.precision)
         self.compiling = perf_counter() - start
@@ -87,39 +88,36 @@ class TailPass:
                 tile=settings.tile_rows,
             )
         if model.asks_costs:
-            self._tiles  # noqa: B018  # made once for all books of the market
-
-    @cached_property
-    def _tiles(self) -> TilePass:
-        return TilePass(self._model, self._prepared, self._exposures, self._settings)
+            self._tiles = self.tiles  # once for all books of the market
 
     @property
     def tiles(self) -> TilePass:
-        """The same pass tile by tile, for what looks at losses."""
+        """The same pass tile by tile, for what needs no loss and for what looks at them; made where it is asked for."""
+        if self._tiles is None:
+            self._tiles = TilePass(self._model, self._prepared, self._exposures, self._settings)
         return self._tiles
 
     def over(self, exposures: Exposures) -> "TailPass":
         """The same pass over another book of the same market."""
         other = copy(self)
         other._exposures = exposures
-        if "_tiles" in vars(self):
-            vars(other)["_tiles"] = self._tiles.over(exposures)
+        other._tiles = None if self._tiles is None else self._tiles.over(exposures)
         return other
 
     def of_units(self, exposures: Exposures) -> "TailPass":
         """The same over single contracts, without what is charged once an account: costs are, and no tail."""
         other = self.over(exposures)
         if self._model.asks_costs:
-            vars(other)["_tiles"] = self._tiles.of_units(exposures)
+            other._tiles = self.tiles.of_units(exposures)
         return other
 
     def compile(self, accounts: Int64[np.ndarray, " accounts"]) -> None:
         """Compile what sees tiles; machine code is there since the cube was sliced."""
         chunked, ordering = self._divided(accounts)
         if self._model.asks_costs:
-            self._tiles.compile_costs(chunked)
+            self.tiles.compile_costs(chunked)
         if len(ordering):
-            self._tiles.compile(ordering)
+            self.tiles.compile(ordering)
 
     def margins(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Chunk | Cut, tuple[Margin, Totals]]]:
         """The model's margins and totals: for each chunk of these accounts, and each tile of those with orders."""
@@ -127,17 +125,17 @@ class TailPass:
         for first in range(0, len(chunked), CHUNK):
             chunk, held = chunked[first : first + CHUNK], self._exposures
             part = held.of(held.positions.taken(chunk), held.collateral.taken(chunk), held.equity[chunk])
-            holders = ChunkHolders(part, self._kernels, lambda: self._tiles)
+            holders = ChunkHolders(part, self._kernels, self.tiles.over(part) if self._model.asks_costs else None)
             margin, totals = self._model.margin_by_tails(self._prepared, holders)
             if self._model.settings.venue.sums_margins:
                 totals = Totals(totals.uncovered, self._beyond_margins(holders, margin))
             yield Chunk(chunk), (margin, totals)
         if len(ordering):
-            yield from self._tiles.margins(ordering)
+            yield from self.tiles.margins(ordering)
 
     def attributions(self, accounts: Int64[np.ndarray, " accounts"]) -> Iterator[tuple[Cut, Parts]]:
         """The model's attribution for each tile over these accounts."""
-        return self._tiles.attributions(accounts)
+        return self.tiles.attributions(accounts)
 
     def _beyond_margins(self, holders: ChunkHolders, margin: Margin) -> np.ndarray:
         """Losses beyond margins: what an account must keep is known once its tails are, so it is a sweep of its own."""
@@ -145,8 +143,7 @@ class TailPass:
             initial = sum((np.asarray(part, float) for part in margin.parts.values), np.zeros_like(holders.equity))
             has = holders.positions.counts > 0
             limit = margin_limit(initial, cost_of_closing(margin.parts), has, holders.equity)
-        both = holders.positions.beside(holders.collateral)
-        losses = [holders.tails(name, both, limit).venue_loss for name in self._model.venue_questions]
+        losses = [holders.tails(name, holders.both, limit).venue_loss for name in self._model.venue_questions]
         return np.concatenate([each for each in losses if each is not None])[None]
 
     def _divided(self, accounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

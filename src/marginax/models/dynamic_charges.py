@@ -264,12 +264,12 @@ class DynamicCharges(ExpectedShortfall):
         """What needs no loss, of the accounts of a tile; `groups` are expected shortfalls of its runs, where any part
         needs them."""
         none = jnp.zeros_like(tile.equity)
-        total = scaled = unhedging = None
+        total = scaled = regime = unhedging = None
         if self.needs_groups:
-            total, scaled = standalone(prepared.units, prepared.scale, tile, groups)
-        regime = None
-        if self.regime is not None and prepared.regime is not None:
-            _, regime = standalone(prepared.units, prepared.regime, tile, groups)
+            scales = [jnp.ones_like(prepared.scale), prepared.scale]
+            scales += [] if prepared.regime is None else [prepared.regime]
+            total, scaled, *more = standalone(prepared.units, jnp.stack(scales, axis=1), tile, groups).T
+            regime = more[0] if more else None
         if self.collateral.wrong_way is not None:
             unhedging = self.collateral.unhedging(prepared.units, tile) if has_collateral(tile) else none
         parts = {"haircut": held_amounts(prepared.haircuts, tile)}

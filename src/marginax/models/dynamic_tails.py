@@ -43,7 +43,6 @@ def dynamic_questions(model: DynamicCharges, prepared: DynamicPrepared) -> Mappi
 def dynamic_margin(model: DynamicCharges, prepared: DynamicPrepared, holders: Holders) -> tuple[Margin, Totals]:
     """Requirement, risk figures and score of every account."""
     positions, collateral = holders.positions, holders.collateral
-    both = positions.beside(collateral)
     groups = book_groups(positions, collateral, holders.groups)
     charged = model.tails.index(model.charge_tail)
     shortfalls = np.zeros(groups.starts[-1])
@@ -56,18 +55,18 @@ def dynamic_margin(model: DynamicCharges, prepared: DynamicPrepared, holders: Ho
     assert told.venue_loss is not None
     worst, losses, stressed = told.worst_scenario, [told.venue_loss], None
     if model.stress_weight is not None:
-        over = holders.tails(STRETCH, both, limit)
+        over = holders.tails(STRETCH, holders.both, limit)
         assert over.venue_loss is not None
         stressed = Stressed(shortfall_alone(holders, STRETCH, over)[0], over.expected_shortfall[0])
         cube = np.asarray(prepared.cube)
         apart = (cube[:, : prepared.main], worst), (cube[:, prepared.main :], over.worst_scenario)
-        worst = worst_of(both, *apart)
+        worst = worst_of(holders.both, *apart)
         losses.append(over.venue_loss)
     figures = LossFigures(
         charges=charges,
         stressed=stressed,
-        apart=_apart(model, prepared, holders, both),
-        windows=_windows(model, prepared, holders, both, told),
+        apart=_apart(model, prepared, holders),
+        windows=_windows(model, prepared, holders, told),
         traded=_traded(model, holders, groups, charges.core, charges.joint),
     )
     with np.errstate(all="ignore"):  # what is beyond the precision becomes infinite, and its holder `numerical`
@@ -76,16 +75,14 @@ def dynamic_margin(model: DynamicCharges, prepared: DynamicPrepared, holders: Ho
     return model.answer(parts, charges, score, worst), Totals(np.concatenate(losses)[None])
 
 
-def _apart(
-    model: DynamicCharges, prepared: DynamicPrepared, holders: Holders, both: Entries
-) -> Float[np.ndarray, " accounts"] | None:
+def _apart(model: DynamicCharges, prepared: DynamicPrepared, holders: Holders) -> Float[np.ndarray, " accounts"] | None:
     if model.dependence is None or prepared.independent is None:
         return None
-    return holders.tails(APART, both).expected_shortfall[0]
+    return holders.tails(APART, holders.both).expected_shortfall[0]
 
 
 def _windows(
-    model: DynamicCharges, prepared: DynamicPrepared, holders: Holders, both: Entries, told: BookTail
+    model: DynamicCharges, prepared: DynamicPrepared, holders: Holders, told: BookTail
 ) -> Float[np.ndarray, " accounts"] | None:
     """What the correlation break charges before its bounds."""
     charge = model.correlation_break
@@ -93,11 +90,11 @@ def _windows(
         return None
     whole = told.var[model.tails.index(model.charge_tail)]
     if prepared.historical < prepared.main:
-        whole = holders.tails(PAST, both).var[0]
+        whole = holders.tails(PAST, holders.both).var[0]
     past = np.asarray(prepared.weights)[: prepared.historical]
     nothing = np.full_like(whole, -np.inf)
     own = [
-        nothing if window is None else holders.tails(_window(k), both).var[0]
+        nothing if window is None else holders.tails(_window(k), holders.both).var[0]
         for k, window in enumerate(_window_slices(charge, past))
     ]
     with np.errstate(all="ignore"):

@@ -88,7 +88,7 @@ class ExpectedShortfall(ScenarioModel):
 
     def charges_by_tails(self, holders: Holders, limit: Float[np.ndarray, " accounts"]) -> tuple[Charges, BookTail]:
         """The charges of positions and of all that is held, and the kernel's answer of the latter beyond `limit`."""
-        told = holders.tails(MAIN, holders.positions.beside(holders.collateral), limit)
+        told = holders.tails(MAIN, holders.both, limit)
         figures, charged = (self.tails.index(tail) for tail in (self.tail, self.charge_tail))
         error = told.std_error[figures]
         if not (self.independent or self.scrambles[0]):

@@ -114,11 +114,12 @@ class Question(NamedTuple):
 class Holders(Protocol):
     """Some accounts of a book before a model that stores no loss: what they hold, by row of the cube, and whom to ask.
 
-    `groups` is the underlying of each row.
+    `both` are positions and behind them collateral, `groups` is the underlying of each row.
     """
 
     positions: Entries
     collateral: Entries
+    both: Entries
     equity: Float[np.ndarray, " accounts"]
     groups: Int[np.ndarray, " rows"]
 

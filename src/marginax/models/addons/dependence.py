@@ -24,15 +24,15 @@ from marginax_kernels import accumulate, group_shortfalls
 
 
 def standalone(
-    units: Float[Array, "rows 2"], scale: Float[Array, " rows"], tile: Tile, groups: Float[Array, " runs"]
-) -> tuple[Float[Array, " accounts"], Float[Array, " accounts"]]:
-    """Sums of ES_u by account, plain and times `scale` of each underlying.
+    units: Float[Array, "rows 2"], scales: Float[Array, "rows sums"], tile: Tile, groups: Float[Array, " runs"]
+) -> Float[Array, "accounts sums"]:
+    """Sums of ES_u by account, times each of the columns of `scales`, which are of the underlying of a row.
 
     `units` are `unit_shortfalls` of the cube, `groups` the `run_shortfalls` of the tile, both at one tail. An entry
     that is alone in its underlying costs nothing but a multiplication. Gradient: exact.
     """
-    by_sign = [jnp.stack([units[:, k], units[:, k] * scale], axis=1) for k in range(2)]
-    sums, entries = jnp.zeros((len(tile.equity), 2), units.dtype), []
+    by_sign = [units[:, k, None] * scales for k in range(2)]
+    sums, entries = jnp.zeros((len(tile.equity), scales.shape[1]), units.dtype), []
     if tile.dense is None:
         entries.append((tile.instruments, tile.quantities, tile.runs.alone))
     else:
@@ -46,8 +46,8 @@ def standalone(
         sums = sums + accumulate(by_sign[0], rows, jnp.maximum(held, 0))
         sums = sums + accumulate(by_sign[1], rows, jnp.maximum(-held, 0))
     if len(tile.runs.start):
-        sums = sums + _over_groups(scale, tile, groups)
-    return sums[:, 0], sums[:, 1]
+        sums = sums + _over_groups(scales, tile, groups)
+    return sums
 
 
 def run_shortfalls(
@@ -77,18 +77,17 @@ def run_shortfalls(
     )
 
 
-def _over_groups(scale: Array, tile: Tile, groups: Array) -> Float[Array, "accounts 2"]:
-    """Sums of ES_u, plain and scaled, over the groups of each account."""
+def _over_groups(scales: Array, tile: Tile, groups: Array) -> Float[Array, "accounts sums"]:
+    """The same over the groups of each account."""
     runs, owner = tile.runs, tile.runs.owner
-    times = scale[jnp.asarray(tile.instruments)[owner, runs.start]]
-    both = jnp.stack([groups, groups * times], axis=1)
+    scaled = groups[:, None] * scales[jnp.asarray(tile.instruments)[owner, runs.start]]
     if tile.dense is not None:
-        return jax.ops.segment_sum(both, owner, len(tile.equity))
-    table = jnp.concatenate([both, jnp.zeros((1, 2), both.dtype)])
+        return jax.ops.segment_sum(scaled, owner, len(tile.equity))
+    table = jnp.concatenate([scaled, jnp.zeros((1, scaled.shape[1]), scaled.dtype)])
     most = max(2, 1 << (len(owner) // len(tile.equity) - 1).bit_length())
     place = jnp.arange(most)
     mine = jnp.where(place < runs.count[:, None], runs.first[:, None] + place, len(groups))
-    return accumulate(table, mine, jnp.ones(mine.shape, both.dtype))
+    return accumulate(table, mine, jnp.ones(mine.shape, scaled.dtype))
 
 
 class DependenceCharge(eqx.Module):
