@@ -6,7 +6,8 @@ break and the tools too, `without_dependence` neither those nor what closing and
 kernel for tails; `tile_by_tile` is `every_part` as a model has it that sees losses. `lone` holds one position in each
 of seven coins, `linear` two in one of them for three accounts in ten, `options` eight options on each of three coins.
 Passes are timed in turn, medians told; the dependence charge is checked against a loop that masks every underlying
-before any clock starts.
+before any clock starts. `profile` has the seconds of `every_part` by what is asked, from passes of their own: tails by
+question, and `costs` for what needs no loss.
 """
 
 import sys
@@ -22,7 +23,7 @@ import marginax as mx
 from benchmarks.context import context, seconds
 from marginax.config import parse_config
 from marginax.engine.margin_book import _prepare
-from marginax.engine.tail_pass import TailPass, book_pass
+from marginax.engine.tail_pass import ChunkHolders, TailPass, book_pass
 from marginax.engine.tile_pass import TilePass
 from marginax.exposures import expose
 from marginax.sections import Engine
@@ -134,7 +135,31 @@ def _book(book: mx.Book, market: mx.Market) -> dict[str, Any]:
         cost = float(np.median(taken))
         over = [one / plain for one, plain in zip(taken, times["plain"], strict=True)]
         figures[name] |= {"seconds": cost, "over_plain": float(np.median(over))}
-    return {"positions": len(exposures.positions.columns) / ACCOUNTS, "groups_an_account": groups, **figures}
+    profile = _profile(passes["every_part"], everyone)
+    return {"positions": len(exposures.positions.columns) / ACCOUNTS, "groups_an_account": groups, **figures,
+            "profile": profile}  # fmt: skip
+
+
+def _profile(each: TailPass | TilePass, everyone: np.ndarray) -> dict[str, float]:
+    """Median seconds of a pass by question; the rest is sums over groups and parts, on the host."""
+    taken: dict[str, float] = {}
+    plain = ChunkHolders.tails, ChunkHolders.costs
+
+    def timed(name: str, call: Any, *given: Any) -> Any:
+        started = perf_counter()
+        answer = call(*given)
+        taken[name] = taken.get(name, 0.0) + perf_counter() - started
+        return answer
+
+    runs = []
+    ChunkHolders.tails = lambda self, question, *held: timed(question, plain[0], self, question, *held)  # type: ignore
+    ChunkHolders.costs = lambda self, groups: timed("costs", plain[1], self, groups)  # type: ignore[method-assign]
+    for _ in range(REPEATS):
+        taken.clear()
+        timed("pass", list, each.margins(everyone))
+        runs.append(dict(taken))
+    ChunkHolders.tails, ChunkHolders.costs = plain  # type: ignore[method-assign]
+    return {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
 
 
 def _check(each: TailPass | TilePass, prepared: Any, exposures: Any) -> float:
