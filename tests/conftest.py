@@ -1,7 +1,7 @@
 """What all tests share: one hypothesis profile, both precisions, a seeded generator, and the tally of vectors.
 
 Helpers are imported by their folder below `tests/` (`from reference.tail import ...`, `from goldens._vectors import
-...`): pytest puts this folder on the path because this file lies in it.
+...`): `pythonpath` of pyproject.toml names it.
 """
 
 from collections import Counter

@@ -246,6 +246,7 @@ def test_a_series_without_a_long_run_gets_the_most_persistent_model_that_has_one
     assert mine["alpha"] + mine["beta"] > 0.98
 
 
+@pytest.mark.long
 def test_many_fits_scatter_about_the_truth_as_their_standard_errors_say(double: None) -> None:
     rng = np.random.default_rng(5)
     truth = {"omega": 1e-5, "alpha": 0.1, "beta": 0.85, "freedom": 5.0}

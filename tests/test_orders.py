@@ -103,7 +103,7 @@ def test_attribution_has_a_row_for_each_order_and_sums_to_the_parts() -> None:
         ("mixed", "ETH-PERP", 900.0, 3_300.0), ("mixed", "ETH-PERP", 100.0, None), ("long", "ETH-FUT", -50.0, None)
     )
     got = margin(open_orders)
-    shown = got.attribution()
+    shown = got.attribution(["long", "mixed"])
     assert shown.filter("order").select("account_id", "instrument_id", "amount").rows() == [
         ("long", "ETH-FUT", -50.0),
         ("mixed", "ETH-PERP", 1_000.0),

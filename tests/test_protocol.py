@@ -308,7 +308,7 @@ MARKETS = {
 
 
 @pytest.mark.parametrize("trouble", MARKETS)
-@pytest.mark.parametrize("leaf", ["half_life_days", "volatility_floor"])
+@pytest.mark.parametrize("leaf", [pytest.param("half_life_days", marks=pytest.mark.long), "volatility_floor"])
 def test_total_shortfall_has_the_slope_of_its_finite_difference(double: None, leaf: str, trouble: str) -> None:
     """Whatever else the market lists: a factor that misses returns must leave no NaN in anybody's slope."""
     # After fifty days of calm a floor of 0.9 binds; none lets the half-life have all its effect.

@@ -76,9 +76,11 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize(("draws", "risk"), [*((name, {}) for name in SETS), ("weighted", {"charge_tail": 0.2})])
-def test_margins_are_those_of_losses_tile_by_tile(precision: str, draws: str, risk: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("draws", "risk", "precision"),
+    [*((name, {}, "float32") for name in SETS), ("weighted", {"charge_tail": 0.2}, "float64")],
+)
+def test_margins_are_those_of_losses_tile_by_tile(draws: str, risk: dict[str, float], precision: str) -> None:
     asks, sees = models(SETS[draws](), **risk)
     chosen = only(pl.col("account_id").is_in(some_of(5).implode()))
     got, wanted = (run(each, chosen, precision=precision) for each in (asks, sees))
@@ -125,9 +127,8 @@ def test_no_bit_depends_on_how_many_accounts_go_together(monkeypatch: pytest.Mon
     assert done == [(min(100 * k, ACCOUNTS + 3), ACCOUNTS + 3) for k in range(1, 6)]
 
 
-@pytest.mark.parametrize(
-    "native", [pytest.param("0", id="pure", marks=pytest.mark.long), pytest.param("1", id="native")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("native", [pytest.param("0", id="pure"), pytest.param("1", id="native")])
 def test_no_bit_depends_on_how_many_devices_there_are(native: str, tmp_path: Path) -> None:
     """Processes that take their CPU for one device and for three, and hand them tiles in turn."""
     here = Path(__file__).parent

@@ -207,6 +207,7 @@ def test_haircuts_of_many_coins_keep_the_contract_too() -> None:
     assert low.equals(high)
 
 
+@pytest.mark.long
 def test_no_bit_depends_on_how_many_devices_there_are(tmp_path: Path) -> None:
     """Another process takes its CPU for three devices and hands them tiles in turn."""
     here = Path(__file__).parent

@@ -178,7 +178,10 @@ DRAWN = (
     "nothing that ever moved",
     "a volatility that misses days",
 )
-WAYS = [*((how, "filtered_historical") for how in UNKNOWN), *((how, "monte_carlo") for how in DRAWN)]
+WAYS = [
+    *((how, "filtered_historical") for how in UNKNOWN),
+    *(pytest.param(how, "monte_carlo", marks=pytest.mark.long) for how in DRAWN),
+]
 
 
 @pytest.mark.parametrize(("how", "source"), WAYS)

@@ -1,9 +1,11 @@
 """How tiles of books are answered over one cube: what is placed on the devices once, and the call for a tile.
 
-`PurePass` is `tile_tail` on any device, `NativePass` the same function in machine code on CPU. Both answer a tile
-with NumPy arrays; the venue's losses come by blocks of 64 accounts, scenarios in the order of `order`.
+`PurePass` is `tile_tail` on any device, `NativePass` the same function in machine code on CPU. Both write what is known
+of each account where the book has it; the venue's losses come by blocks of 64 accounts, scenarios in the order of
+`order`.
 """
 
+from collections.abc import Mapping
 from functools import cached_property, partial
 from math import ceil
 from typing import NamedTuple, Protocol
@@ -15,7 +17,7 @@ from jaxtyping import Array, Float, Float64, Int
 
 from marginax_kernels.aggregate import accumulate
 from marginax_kernels.book_tiles import ROW_STEP, Piece, Positions, dense_tile, position_tile
-from marginax_kernels.native_tail import native_tile_tail, plan_sweep, slice_length, sliced
+from marginax_kernels.native_tail import answer_tile, plan_sweep, slice_length, sliced
 from marginax_kernels.standalone import LEAST_NUMBERS
 from marginax_kernels.tile_tail import TileTail, dense_pnl, losses_tail
 
@@ -34,14 +36,6 @@ class Question(NamedTuple):
     scrambles: tuple[int, int]
 
 
-class Answer(NamedTuple):
-    """A tile on the host: what is known of each account by name, accounts last, tails before them where they differ by
-    tail; and the venue's losses by blocks of accounts."""
-
-    figures: dict[str, np.ndarray]
-    venue_loss: Float64[np.ndarray, "blocks scenarios"]
-
-
 class BookPass(Protocol):
     """How tiles are answered; `rows` is the fitting number of accounts of one, `least` the usual minimum, `fewest` that
     of accounts that are very wide."""
@@ -52,9 +46,15 @@ class BookPass(Protocol):
     order: Int[np.ndarray, " scenarios"]
 
     def answer(
-        self, stream: int, positions: Positions, piece: Piece, limits: Float[np.ndarray, " rows"] | None
-    ) -> Answer:
-        """The tail of the accounts of a piece, on the device of that stream; `limits` are their amounts."""
+        self,
+        stream: int,
+        positions: Positions,
+        piece: Piece,
+        amounts: Float[np.ndarray, " accounts"] | None,
+        into: Mapping[str, np.ndarray],
+    ) -> Float64[np.ndarray, "blocks scenarios"]:
+        """The tail of the accounts of a piece, on the device of that stream, `into` the figures of the book (accounts
+        last, tails before them); `amounts` are the book's. Back come the venue's losses."""
 
 
 class PurePass:
@@ -72,18 +72,27 @@ class PurePass:
             self._weights = _placed(question.weights, devices)
 
     def answer(
-        self, stream: int, positions: Positions, piece: Piece, limits: Float[np.ndarray, " rows"] | None
-    ) -> Answer:
+        self,
+        stream: int,
+        positions: Positions,
+        piece: Piece,
+        amounts: Float[np.ndarray, " accounts"] | None,
+        into: Mapping[str, np.ndarray],
+    ) -> Float64[np.ndarray, "blocks scenarios"]:
         """See `BookPass`."""
         asked, rows = self._question, len(self._question.cube)
         static = {"tails": asked.tails, "scrambles": asked.scrambles}
-        beside = (self._weights[stream], limits)
+        beside = (self._weights[stream], _limits(amounts, piece))
         with jax.enable_x64(True):
             if piece.dense:
                 held = dense_tile(positions, piece, instruments=rows)
-                return _on_host(_pure_dense_tile(self._finite[stream], held, *beside, **static))
-            tile = position_tile(positions, piece, zero_row=rows)
-            return _on_host(_pure_tile(self._cubes[stream], tile.instruments, tile.quantities, *beside, **static))
+                found = _pure_dense_tile(self._finite[stream], held, *beside, **static)
+            else:
+                tile = position_tile(positions, piece, zero_row=rows)
+                found = _pure_tile(self._cubes[stream], *tile, *beside, **static)
+        for name, figures in into.items():
+            figures[..., piece.accounts] = np.asarray(getattr(found, name))[..., : len(piece.accounts)]
+        return np.zeros((0, 0)) if found.venue_loss is None else np.asarray(found.venue_loss)
 
     @cached_property
     def _finite(self) -> list[jax.Array | None]:
@@ -98,33 +107,20 @@ class NativePass:
     def __init__(self, question: Question, devices: list[jax.Device]) -> None:
         cube = question.cube if len(question.cube) else np.zeros_like(question.cube, shape=(1, question.cube.shape[1]))
         self.rows, self.least, self.fewest = NATIVE_ROWS, ROW_STEP, 1
-        self._scenarios, self._dtype, self._tails = cube.shape[1], cube.dtype, len(question.tails)
-        sweep = plan_sweep(self._scenarios, question.weights, tails=question.tails, scrambles=question.scrambles)
-        self.order = sweep.order
-        lane = slice_length(len(cube), cube.dtype)
-        slices = sliced(cube, sweep, lane=lane, threads=len(devices))
-        with jax.enable_x64(True):
-            self._slices = _placed(slices, devices)
-            operands = (sweep.weights.astype(cube.dtype), sweep.asked, sweep.firsts)
-            self._weights, self._asked, self._firsts = (_placed(each, devices) for each in operands)
+        self._sweep = plan_sweep(cube.shape[1], question.weights, tails=question.tails, scrambles=question.scrambles)
+        self.order = self._sweep.order
+        self._slices = sliced(cube, self._sweep, lane=slice_length(len(cube), cube.dtype), threads=len(devices))
 
     def answer(
-        self, stream: int, positions: Positions, piece: Piece, limits: Float[np.ndarray, " rows"] | None
-    ) -> Answer:
+        self,
+        stream: int,
+        positions: Positions,
+        piece: Piece,
+        amounts: Float[np.ndarray, " accounts"] | None,
+        into: Mapping[str, np.ndarray],
+    ) -> Float64[np.ndarray, "blocks scenarios"]:
         """See `BookPass`."""
-        amounts = np.zeros(0, self._dtype) if limits is None else limits
-        tile = position_tile(positions, piece, zero_row=0)
-        operands = (self._slices[stream], *tile, self._weights[stream], amounts)
-        with jax.enable_x64(True):
-            found = native_tile_tail(
-                *operands,
-                self._asked[stream],
-                self._firsts[stream],
-                scenarios=self._scenarios,
-                tails=self._tails,
-                dense=piece.dense,
-            )
-            return _on_host(found)
+        return answer_tile(self._slices, self._sweep, positions, piece.accounts, amounts, into, dense=piece.dense)
 
 
 @partial(jax.jit, static_argnames=("tails", "scrambles"))
@@ -163,9 +159,13 @@ def _by_tail(
     return found[0]._replace(var=var, expected_shortfall=shortfall, std_error=error)
 
 
-def _on_host(found: TileTail) -> Answer:
-    figures = {name: np.asarray(figure) for name, figure in found._asdict().items() if figure is not None}
-    return Answer(figures, figures.pop("venue_loss", np.zeros((0, 0))))
+def _limits(amounts: np.ndarray | None, piece: Piece) -> Float[np.ndarray, " rows"] | None:
+    """Amounts of a piece; rows without an account have one that no loss exceeds."""
+    if amounts is None:
+        return None
+    limits = np.full(piece.rows, np.inf, amounts.dtype)
+    limits[: len(piece.accounts)] = amounts[piece.accounts]
+    return limits
 
 
 def _placed(array: np.ndarray | None, devices: list[jax.Device]) -> list[jax.Array | None]:

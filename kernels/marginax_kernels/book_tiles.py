@@ -38,12 +38,12 @@ def live_entries(
 ) -> Positions:
     """What is held: neither padding (id -1) nor a quantity of zero; what is beyond `dtype` becomes infinite."""
     with np.errstate(over="ignore"):
-        amounts, instruments = quantities.astype(dtype, copy=False), instrument_ids
+        amounts, instruments = np.ascontiguousarray(quantities, dtype), np.asarray(instrument_ids)
     live: Bool[np.ndarray, " entries"] = (instruments >= 0) & (amounts != 0)
     if not live.all():
         before = np.concatenate([[0], np.cumsum(live)])
         starts, instruments, amounts = before[starts], instruments[live], amounts[live]
-    return Positions(np.asarray(starts, np.int64), instruments.astype(np.int32, copy=False), amounts)
+    return Positions(np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(instruments, np.int32), amounts)
 
 
 class Piece(NamedTuple):
@@ -86,28 +86,18 @@ def cut(
             yield Piece(members[first : first + most], most, width, is_dense)
 
 
-class PositionTile(NamedTuple):
-    """One piece as arrays: positions in order, then padding with `zero_row` and quantity zero.
-
-    `held` is the number of positions, -1 in rows without an account.
-    """
-
-    held: Int32[np.ndarray, " rows"]
-    instruments: Int32[np.ndarray, "rows width"]
-    quantities: Float[np.ndarray, "rows width"]
-
-
-def position_tile(positions: Positions, piece: Piece, *, zero_row: int) -> PositionTile:
-    """The arrays of a piece, position by position."""
-    held = np.full(piece.rows, -1, np.int32)
+def position_tile(
+    positions: Positions, piece: Piece, *, zero_row: int
+) -> tuple[Int32[np.ndarray, "rows width"], Float[np.ndarray, "rows width"]]:
+    """Instruments and quantities of a piece: positions in order, then padding with `zero_row` and quantity zero."""
     instruments = np.full((piece.rows, piece.width), zero_row, np.int32)
     quantities = np.zeros((piece.rows, piece.width), positions.quantities.dtype)
     counts = positions.counts[piece.accounts]
-    held[: len(counts)] = counts
-    entries, filled = _entries(positions, piece.accounts, counts), np.arange(piece.width) < held[:, None]
+    entries = _entries(positions, piece.accounts, counts)
+    filled = np.arange(piece.width) < np.pad(counts, (0, piece.rows - len(counts)))[:, None]
     instruments[filled] = positions.instruments[entries]
     quantities[filled] = positions.quantities[entries]
-    return PositionTile(held, instruments, quantities)
+    return instruments, quantities
 
 
 def dense_tile(positions: Positions, piece: Piece, *, instruments: int) -> Float[np.ndarray, "rows instruments"]:

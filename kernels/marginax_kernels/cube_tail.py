@@ -21,9 +21,10 @@ from marginax_kernels.book_checks import (
     checked_tails,
     checked_weights,
 )
-from marginax_kernels.book_passes import Answer, BookPass, NativePass, PurePass, Question
+from marginax_kernels.book_passes import BookPass, NativePass, PurePass, Question
 from marginax_kernels.book_tiles import ROW_STEP, Piece, Positions, cut, live_entries
 from marginax_kernels.native import native_path
+from marginax_kernels.native_tail import BY_TAIL
 from marginax_kernels.streams import run_streams, stream_devices
 from marginax_kernels.tail import check_scrambles
 
@@ -126,22 +127,20 @@ class CubeTail:
 
     def _of(self, positions: Positions, amounts: np.ndarray | None, progress: Progress | None) -> BookTail:
         accounts, (_, scenarios) = len(positions.starts) - 1, self._cube.shape
-        by_tail, of_all = ("var", "expected_shortfall", "std_error"), () if amounts is None else ("exceedance",)
-        found = {name: np.zeros((self._tails, accounts), self._cube.dtype) for name in by_tail}
-        found |= {name: np.zeros(accounts, self._cube.dtype) for name in of_all}
-        worst = found["worst_scenario"] = np.zeros(accounts, np.int32)
+        found = {name: np.zeros((self._tails, accounts), self._cube.dtype) for name in BY_TAIL}
+        found["worst_scenario"] = np.zeros(accounts, np.int32)
+        if amounts is not None:
+            found["exceedance"] = np.zeros(accounts, self._cube.dtype)
         visited, done, streams = np.zeros(scenarios), 0, len(self._devices)
 
-        def work(stream: int, piece: Piece) -> Answer:
-            return self._pass.answer(stream, positions, piece, _limits(amounts, piece))
+        def work(stream: int, piece: Piece) -> Float64[np.ndarray, "blocks scenarios"]:
+            return self._pass.answer(stream, positions, piece, amounts, found)
 
         limits = {"least": self._pass.least, "fewest": self._pass.fewest}
         pieces = cut(positions.counts, self._dense(positions), rows=self._rows, streams=streams, **limits)
-        for piece, answer in run_streams(work, pieces, streams):
-            for name, figure in found.items():
-                figure[..., piece.accounts] = answer.figures[name][..., : len(piece.accounts)]
+        for piece, blocks in run_streams(work, pieces, streams):
             # One block after the other, whatever tile brought them: the sum does not hang on tiles.
-            for block in answer.venue_loss:
+            for block in blocks:
                 visited += block[:scenarios]
             done += len(piece.accounts)
             if progress is not None:
@@ -152,8 +151,8 @@ class CubeTail:
         if amounts is not None:
             venue_loss = np.zeros(scenarios)
             venue_loss[self._pass.order] = visited
-        var, shortfall, error = (found[name][self._rank] for name in by_tail)
-        return BookTail(var, shortfall, error, found.get("exceedance"), venue_loss, worst)
+        var, shortfall, error = (found[name][self._rank] for name in BY_TAIL)
+        return BookTail(var, shortfall, error, found.get("exceedance"), venue_loss, found["worst_scenario"])
 
     def _dense(self, positions: Positions) -> Bool[np.ndarray, " accounts"]:
         """Which accounts are summed as a product of matrices: wide ones that hold nothing without a finite P&L."""
@@ -169,12 +168,3 @@ class CubeTail:
         # A sum is finite where all of it is: float64 holds that of any float32, and what it does not hold is gathered.
         with np.errstate(over="ignore", invalid="ignore"):
             return ~np.isfinite(self._cube.sum(axis=1, dtype=float))
-
-
-def _limits(amounts: np.ndarray | None, piece: Piece) -> Float[np.ndarray, " rows"] | None:
-    """Amounts of a piece; rows without an account have one that no loss exceeds."""
-    if amounts is None:
-        return None
-    limits = np.full(piece.rows, np.inf, amounts.dtype)
-    limits[: len(piece.accounts)] = amounts[piece.accounts]
-    return limits

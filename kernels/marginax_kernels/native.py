@@ -2,7 +2,7 @@
 
 Nothing depends on it: where there is no compiler, or MARGINAX_NATIVE is 0, `book_tail` runs the same function in pure
 JAX. The library lies in `$XDG_CACHE_HOME/marginax/native` (`~/.cache` where that is not set) under a name made of the
-source, the compiler and its flags, the processor and jax: whatever changes, it is compiled again. It is written under
+source, the compiler and its flags, and the processor: whatever changes, it is compiled again. It is written under
 another name and renamed when whole, so that processes may compile side by side.
 """
 
@@ -14,12 +14,10 @@ import shutil
 import subprocess
 import tempfile
 from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int32
 
@@ -29,10 +27,7 @@ COMPILERS = ("g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-DNDEBUG", "-fPIC", "-shared")
 # The functions that a library holds, and what its source calls the numbers of a precision.
 SYMBOL, FILL = "marginax_book_tail", "marginax_fill_slices"
-PRECISIONS = {
-    "float32": ("-DMARGINAX_TYPE=F32", "-DMARGINAX_REAL=float"),
-    "float64": ("-DMARGINAX_TYPE=F64", "-DMARGINAX_REAL=double"),
-}
+PRECISIONS = {"float32": "-DMARGINAX_REAL=float", "float64": "-DMARGINAX_REAL=double"}
 # Compiling takes ten seconds on a slow machine; a compiler that hangs must not hang a venue.
 PATIENCE = 300
 
@@ -72,9 +67,12 @@ def fill(
     getattr(code, FILL)(*pointers, *map(ctypes.c_int64, numbers))
 
 
-def target(precision: str) -> str:
-    """What XLA calls the function of a precision."""
-    return f"{SYMBOL}_{precision}"
+def sweep(precision: str, tile: ctypes.Structure, asked: "ctypes.Array[Any]") -> None:
+    """Answer a tile (`native_tail.Tile`) as `book_tail.cc` says; other threads go on meanwhile. Raises MemoryError."""
+    code = _loaded(precision)[1]
+    assert code is not None
+    if not getattr(code, SYMBOL)(ctypes.byref(tile), asked):
+        raise MemoryError("no memory for the candidates of a tile; give fewer streams")
 
 
 @cache
@@ -87,7 +85,6 @@ def _loaded(precision: str) -> tuple[NativePath, ctypes.CDLL | None]:
         except OSError:  # a file that some other program broke
             library.unlink(missing_ok=True)
             code = ctypes.CDLL(str(_library(compiler, precision)))
-        jax.ffi.register_ffi_target(target(precision), jax.ffi.pycapsule(getattr(code, SYMBOL)), platform="cpu")
     except (_Unavailable, OSError) as error:
         return NativePath(False, str(error)), None
     return NativePath(True, f"compiled by {compiler.name}: {library}"), code
@@ -111,8 +108,8 @@ def _library(compiler: _Compiler, precision: str) -> Path:
     """The compiled library, from the cache if it is there."""
     folder = files("marginax_kernels").joinpath("machine")
     sources = {name: folder.joinpath(name).read_bytes() for name in SOURCES}
-    flags = (*FLAGS, *PRECISIONS[precision])
-    facts = (compiler.version, " ".join(flags), _processor(), version("jax"), version("jaxlib"))
+    flags = (*FLAGS, PRECISIONS[precision])
+    facts = (compiler.version, " ".join(flags), _processor())
     key = hashlib.sha256(b"\0".join([*sources.values(), *(fact.encode() for fact in facts)])).hexdigest()
     library = _folder() / f"book_tail-{precision}-{key[:24]}.so"
     if not library.exists():
@@ -139,17 +136,7 @@ def _compile(compiler: _Compiler, flags: tuple[str, ...], sources: dict[str, byt
         out = Path(place) / library.name
         for name, source in sources.items():
             (Path(place) / name).write_bytes(source)
-        # Headers of XLA as the system's: their warnings are not ours.
-        words = [
-            compiler.path,
-            *flags,
-            "-isystem",
-            jax.ffi.include_dir(),
-            str(Path(place) / SOURCES[0]),
-            "-o",
-            str(out),
-        ]
-        done = _run(words, compiler.name)
+        done = _run([compiler.path, *flags, str(Path(place) / SOURCES[0]), "-o", str(out)], compiler.name)
         if done.returncode or not out.exists():
             lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
             told = next((line for line in lines if "error" in line), lines[-1])

@@ -6,20 +6,20 @@ is a function of the number of scenarios alone. The answers are those of `tile_t
 others, summed in float64, nearer to the truth by the roundings of its sums.
 """
 
+import ctypes
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import pairwise
 from math import gcd
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Float, Float64, Int, Int32, Int64
 
-from marginax_kernels.native import fill, target
+from marginax_kernels import native
+from marginax_kernels.book_tiles import Positions
 from marginax_kernels.tail import student_widths
-from marginax_kernels.tile_tail import VENUE_BLOCK, TileTail, mass_grid, scenarios_needed
+from marginax_kernels.tile_tail import VENUE_BLOCK, mass_grid, scenarios_needed
 
 # Scenarios that are summed at a time; slices are made of whole halves of them.
 BLOCK = 64
@@ -27,18 +27,41 @@ BLOCK = 64
 SLICE_BYTES = 2**18
 # Scenarios of a slice at most: longer runs of a row gain nothing.
 LONGEST_LANE = 512
+# Figures of a book by tail and account, and by account alone.
+BY_TAIL = ("var", "expected_shortfall", "std_error")
+BY_ACCOUNT = ("exceedance", "worst_scenario")
+
+
+class Asked(ctypes.Structure):
+    """What is asked of every account at one tail: `selection.h` says what each number is."""
+
+    _fields_ = (
+        *((name, ctypes.c_double) for name in ("needed", "tail", "grid", "squares", "even")),
+        *((name, ctypes.c_int64) for name in ("room", "scrambles", "draws")),
+        *((name, ctypes.c_void_p) for name in ("shares", "widths")),
+    )
+
+
+class Tile(ctypes.Structure):
+    """Some accounts of a book, the cube they are asked of, and where their answers go: see `sweep.h`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("scenarios", "rows", "lane", "tails", "count", "book", "dense")),
+        *((name, ctypes.c_void_p) for name in ("slices", "firsts", "weights")),
+        *((name, ctypes.c_void_p) for name in ("accounts", "starts", "instruments", "quantities", "amounts")),
+        *((name, ctypes.c_void_p) for name in (*BY_TAIL, *BY_ACCOUNT, "venue")),
+    )
 
 
 class Sweep(NamedTuple):
-    """What machine code is asked: the order of visits and where its blocks begin, the numbers of `asked`, and weights.
-
-    `weights` are in the order of visits, and empty where all are equal.
-    """
+    """What machine code is asked of every book: the order of visits and where its blocks begin, weights in that order
+    (None where all are equal), what each tail asks, and the arrays that this points to."""
 
     order: Int[np.ndarray, " scenarios"]
     firsts: Int32[np.ndarray, " blocks"]
-    asked: Float[np.ndarray, " numbers"]
-    weights: Float[np.ndarray, " padded"]
+    weights: Float[np.ndarray, " padded"] | None
+    asked: "ctypes.Array[Asked]"
+    scrambled: tuple[np.ndarray, ...]
 
 
 def plan_sweep(
@@ -57,7 +80,7 @@ def plan_sweep(
     wide = np.full(scenarios, 1 / scenarios) if weights is None else weights.astype(np.float64)
     if weights is None:
         needed = [float(scenarios_needed(scenarios, tail=tail)) for tail in tails]
-        most, grid, squares, masses = int(needed[0]), 1.0, 1 / scenarios, np.zeros(0)
+        most, grid, squares, masses = int(needed[0]), 1.0, 1 / scenarios, None
     else:
         grids = [mass_grid(scenarios, tail=tail) for tail in tails]
         grid, squares = 2.0 ** grids[0].bits, float(np.sum(wide**2))
@@ -66,12 +89,12 @@ def plan_sweep(
         most = 1 + int(np.searchsorted(on_grid, needed[0]))
         masses = np.concatenate([weights[order], np.zeros(-scenarios % BLOCK, weights.dtype)])
     room = min(_blocks(5 * most // 2) + BLOCK, _blocks(scenarios) + BLOCK)
-    asked = np.concatenate([[grid, squares, room, len(tails)], np.stack([needed, tails], axis=1).ravel()])
     blocks, draws = scrambles
-    if blocks:
-        shares = wide[:draws].reshape(blocks, -1).sum(axis=1)
-        asked = np.concatenate([asked, [draws], student_widths(blocks), shares])
-    return Sweep(order, order[::BLOCK].astype(np.int32), asked, masses)
+    shares = wide[:draws].reshape(blocks, -1).sum(axis=1) if blocks else np.zeros(0)
+    widths = np.ascontiguousarray(student_widths(blocks), float) if blocks else np.zeros(0)
+    common = (grid, squares, 1 / scenarios, room, blocks, draws, shares.ctypes.data, widths.ctypes.data)
+    asked = [Asked(mass, tail, *common) for mass, tail in zip(needed, tails, strict=True)]
+    return Sweep(order, order[::BLOCK].astype(np.int32), masses, (Asked * len(asked))(*asked), (shares, widths))
 
 
 def visiting_order(scenarios: int) -> Int[np.ndarray, " scenarios"]:
@@ -98,55 +121,65 @@ def sliced(
     slices = _aligned((-(-scenarios // lane), rows, lane), cube.dtype)
     bounds = np.linspace(0, rows, threads + 1).astype(int).tolist()
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda ends: fill(cube, slices, sweep.firsts, range(*ends)), pairwise(bounds)))
+        list(pool.map(lambda ends: native.fill(cube, slices, sweep.firsts, range(*ends)), pairwise(bounds)))
     return slices
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that begins at a cache line, as jax asks of memory that it uses without a copy."""
+    """An empty array that begins at a cache line: vectors of it lie in one each."""
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-@partial(jax.jit, static_argnames=("scenarios", "tails", "dense"))
-def native_tile_tail(
-    slices: Float[Array, "slices rows lane"],
-    held: Int[Array, " accounts"],
-    instruments: Int[Array, "accounts width"],
-    quantities: Float[Array, "accounts width"],
-    weights: Float[Array, " padded"],
-    amounts: Float[Array, " accounts"],
-    asked: Float[Array, " numbers"],
-    firsts: Int[Array, " blocks"],
+def answer_tile(
+    slices: Float[np.ndarray, "slices rows lane"],
+    sweep: Sweep,
+    positions: Positions,
+    accounts: Int64[np.ndarray, " some"],
+    amounts: Float[np.ndarray, " accounts"] | None,
+    into: Mapping[str, np.ndarray],
     *,
-    scenarios: int,
-    tails: int,
     dense: bool,
-) -> TileTail:
-    """`tile_tail` in machine code, or `dense_tile_tail` of the same positions; `amounts` empty for none. Value at risk,
-    shortfall and error are tails x accounts.
+) -> Float64[np.ndarray, "blocks padded"]:
+    """`tile_tail` of some accounts of a book in machine code, or `dense_tile_tail` of the same positions: figures by
+    account are written `into` those of the book, and the venue's losses come by blocks of 64 of these accounts,
+    scenarios in the order of visits.
 
-    Rows with `held` -1 have NaN. Dense accounts are summed in the order of the cube; they must hold finite rows.
-    Needs 64-bit types enabled. Gradient: none.
+    Arrays are in one piece, those of numbers in the precision of the slices. Dense accounts are summed in the order of
+    the cube; they must hold finite rows. Gradient: none.
     """
-    dtype, accounts = amounts.dtype, len(held)
-    figure = jax.ShapeDtypeStruct((tails, accounts), dtype)
-    asks = amounts.size > 0
-    blocks = -(-accounts // VENUE_BLOCK) if asks else 0
-    results = (
-        *(figure,) * 3,
-        jax.ShapeDtypeStruct((accounts,), dtype),
-        jax.ShapeDtypeStruct((accounts,), jnp.int32),
-        jax.ShapeDtypeStruct((blocks, _blocks(scenarios)), jnp.float64),
+    scenarios = len(sweep.order)
+    blocks = 0 if amounts is None else -(-len(accounts) // VENUE_BLOCK)
+    venue = np.zeros((blocks, _blocks(scenarios)))
+    places = {
+        "slices": slices,
+        "firsts": sweep.firsts,
+        "weights": sweep.weights,
+        "accounts": accounts,
+        **positions._asdict(),
+        "amounts": amounts,
+        **into,
+        "venue": venue,
+    }
+    tile = Tile(
+        scenarios=scenarios,
+        rows=slices.shape[1],
+        lane=slices.shape[2],
+        tails=len(sweep.asked),
+        count=len(accounts),
+        book=len(positions.starts) - 1,
+        dense=dense,
+        **{name: None if array is None else _place(array) for name, array in places.items()},
     )
-    call = jax.ffi.ffi_call(target(dtype.name), results)
-    operands = (slices, held, instruments, quantities, weights, amounts, asked, firsts)
-    var, shortfall, error, exceedance, worst, beyond = call(
-        *operands, scenarios=np.int64(scenarios), dense=np.int64(dense)
-    )
-    return TileTail(var, shortfall, error, exceedance if asks else None, beyond if asks else None, worst)
+    native.sweep(slices.dtype.name, tile, sweep.asked)
+    return venue
+
+
+def _place(array: np.ndarray) -> int:
+    assert array.flags.c_contiguous
+    return array.ctypes.data
 
 
 def _blocks(scenarios: int) -> int:

@@ -39,6 +39,7 @@ def ended() -> tuple[State, tuple[dict[str, Any], ...]]:
     return here.run(here.begin(), lambda _, more: rows.extend(more)), tuple(rows)
 
 
+@pytest.mark.long
 def test_a_search_tells_every_term_of_every_step_and_keeps_the_best_that_was_checked() -> None:
     end, rows = ended()
     assert {row["on"] for row in rows} == {"fitted", "checked"}
@@ -52,6 +53,7 @@ def test_a_search_tells_every_term_of_every_step_and_keeps_the_best_that_was_che
         assert row["objective"] == pytest.approx(wanted)
 
 
+@pytest.mark.long
 def test_a_search_that_was_stopped_goes_on_to_the_same_result() -> None:
     here, kept = search(), []
 
@@ -75,6 +77,7 @@ def test_another_seed_searches_otherwise() -> None:
     assert not np.array_equal(here.begin().free[1], search().begin().free[1])
 
 
+@pytest.mark.long
 def test_l_bfgs_only_goes_down() -> None:
     rows: list[dict[str, Any]] = []
     here = search(method="lbfgs", starts=1, steps=3)
@@ -84,6 +87,7 @@ def test_l_bfgs_only_goes_down() -> None:
     assert fitted == sorted(fitted, reverse=True)
 
 
+@pytest.mark.long
 def test_a_start_that_settles_between_checks_is_judged_where_it_stands() -> None:
     here = search(method="lbfgs", starts=1, steps=200, check_every=200)
     end = here.run(here.begin())
@@ -100,6 +104,7 @@ def test_every_set_of_numbers_that_is_given_is_a_start() -> None:
     assert len(here.begin([own]).free) == 1
 
 
+@pytest.mark.long
 def test_a_start_without_improvement_stops_early() -> None:
     here = search(steps=40, patience=1, rate=1e-4, starts=1)
     assert here.run(here.begin()).step < 40
@@ -121,6 +126,7 @@ def test_the_gradient_of_the_whole_objective_is_a_finite_difference() -> None:
         assert gradient[0, k] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=0.01, abs=1e-3)
 
 
+@pytest.mark.long
 def test_an_objective_that_is_no_number_says_which_term_and_which_day() -> None:
     here = search()
     played = world().calendars[0].replay
@@ -141,6 +147,7 @@ def test_an_objective_that_is_no_number_says_which_term_and_which_day() -> None:
         played.margins = usual  # type: ignore[method-assign]
 
 
+@pytest.mark.long
 def test_a_slope_that_is_no_number_says_which_numbers_and_which_day(monkeypatch: pytest.MonkeyPatch) -> None:
     here = search()
     played = world().calendars[0].replay
@@ -162,6 +169,7 @@ def test_a_slope_that_is_no_number_says_which_numbers_and_which_day(monkeypatch:
         here.value(here.begin().free, here.fitted, 0.05)
 
 
+@pytest.mark.long
 def test_a_prior_counts_where_nothing_is_held_back() -> None:
     parts = world().parts()
     held = Search(world(), parts[:3], [], Weights(anchor=1e6), Settings(steps=1, starts=2, check_every=1, rate=0.1))

@@ -1,5 +1,7 @@
 """Options where formulas divide by zero or run out of floats: values, slopes and curvatures stay what they mean."""
 
+from functools import cache
+
 import jax
 import numpy as np
 import pytest
@@ -26,12 +28,16 @@ LOGNORMAL = [
 ]
 
 
-def derivatives(model, call: bool, point: tuple[float, ...], precision: np.dtype) -> tuple[np.ndarray, ...]:
-    """Value, gradient and Hessian by forward, strike and deviation, the Hessian by reverse and by forward mode."""
-    at = jax.numpy.asarray(point, precision)
+@cache
+def compiled(model, call: bool):
     function = lambda x: model(x[0], x[1], x[2], call=call)  # noqa: E731
     orders = (function, jax.grad(function), jax.jacrev(jax.grad(function)), jax.jacfwd(jax.jacfwd(function)))
-    return tuple(np.asarray(each(at), float) for each in orders)
+    return jax.jit(lambda x: tuple(each(x) for each in orders))
+
+
+def derivatives(model, call: bool, point: tuple[float, ...], precision: np.dtype) -> tuple[np.ndarray, ...]:
+    """Value, gradient and Hessian by forward, strike and deviation, the Hessian by reverse and by forward mode."""
+    return tuple(np.asarray(each, float) for each in compiled(model, call)(np.asarray(point, precision)))
 
 
 # A normal forward has no end at zero, so the lognormal cases are Black's alone.
@@ -128,7 +134,7 @@ def test_prices_that_no_deviation_gives_have_none(precision: np.dtype) -> None:
 
 
 def test_an_implied_deviation_has_finite_slopes_where_it_has_none(precision: np.dtype) -> None:
-    slope = jax.grad(lambda price, forward: implied_deviation(price, forward, 90.0, call=True), (0, 1))
+    slope = jax.jit(jax.grad(lambda price, forward: implied_deviation(price, forward, 90.0, call=True), (0, 1)))
     assert np.isfinite(np.array(slope(10.0, 100.0))).all()
 
 

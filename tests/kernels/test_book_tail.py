@@ -83,7 +83,7 @@ def test_the_first_of_the_worst_scenarios_is_named(rng: np.random.Generator, tie
 def test_the_error_over_scrambles_is_that_of_the_losses(
     precision: np.dtype, rng: np.random.Generator, weighted: bool, tail: float
 ) -> None:
-    book = ragged(rng, precision, accounts=70, scenarios=700, weighted=weighted)
+    book = ragged(rng, precision, accounts=70, positions=2, scenarios=700, weighted=weighted)
     starts = np.arange(71) * book.instrument_ids.shape[1]
     ready = CubeTail(book.cube, book.weights, tail=tail, scrambles=(16, 640))
     got = ready.of(starts, book.instrument_ids.ravel(), book.quantities.ravel())
@@ -104,7 +104,7 @@ def test_the_error_over_scrambles_is_that_of_the_losses(
 def test_several_tails_are_answered_each_as_if_it_were_alone(
     rng: np.random.Generator, weighted: bool, scrambles: tuple[int, int], path: str
 ) -> None:
-    book = ragged(rng, SINGLE, accounts=70, scenarios=700, weighted=weighted)
+    book = ragged(rng, SINGLE, accounts=70, positions=2, scenarios=700, weighted=weighted)
     book.cube[3, 7] = np.nan
     held = np.arange(71) * book.instrument_ids.shape[1], book.instrument_ids.ravel(), book.quantities.ravel()
     tails = (0.01, 0.2, 0.001, 0.2)
@@ -265,15 +265,13 @@ def test_a_book_without_accounts_and_an_account_without_positions_owe_nothing(pr
     assert empty.var[0] == 0
 
 
-def test_each_width_is_compiled_once(rng: np.random.Generator, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "_pure_tile" if path == "pure" else "native_tile_tail"
-    body = getattr(book_passes, name).__wrapped__
-    static = ("tails", "scrambles") if path == "pure" else ("scenarios", "tails", "dense")
-    counted = jax.jit(assert_max_traces(body, max_traces=2), static_argnames=static)
-    monkeypatch.setattr(book_passes, name, counted)
-    for accounts in (500, 501, 700):
-        book = ragged(rng, SINGLE, accounts=accounts)
-        book_tail(*book[:4], tail=TAIL, amounts=book.amounts, tile=64, streams=1)  # widths 2 and 4
+def test_each_width_is_compiled_once(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = assert_max_traces(book_passes._pure_tile.__wrapped__, max_traces=2)
+    monkeypatch.setattr(book_passes, "_pure_tile", jax.jit(body, static_argnames=("tails", "scrambles")))
+    with taking("pure"):
+        for accounts in (500, 501, 700):
+            book = ragged(rng, SINGLE, accounts=accounts)
+            book_tail(*book[:4], tail=TAIL, amounts=book.amounts, tile=64, streams=1)  # widths 2 and 4
 
 
 GOOD = Book(np.zeros((2, 2), int), np.ones((2, 2)), np.ones((3, 4), np.float32), None, np.zeros(2))

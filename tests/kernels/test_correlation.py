@@ -72,12 +72,13 @@ def test_the_gradient_of_a_correlation_is_exact_and_finite_where_nothing_moves(d
     history[3, 1] = np.nan
     mix = np.random.default_rng(2).normal(size=(3, 3))
 
+    @jax.jit
     def figure(half_life: jax.Array, shrinkage: jax.Array, scale: jax.Array) -> jax.Array:
         residuals = jnp.where(np.isnan(history), jnp.nan, np.nan_to_num(history) * scale)
         return jnp.sum(mix * ewma_correlation(residuals, half_life=half_life, shrinkage=shrinkage))
 
     at = (jnp.asarray(5.0), jnp.asarray(0.1), jnp.asarray(np.exp(np.nan_to_num(history))))
-    slopes = jax.grad(figure, argnums=(0, 1, 2))(*at)
+    slopes = jax.jit(jax.grad(figure, argnums=(0, 1, 2)))(*at)
     assert all(np.isfinite(np.asarray(slope)).all() for slope in slopes)
     width = 1e-6
     for k in (0, 1):
@@ -119,7 +120,7 @@ def test_independent_factors_have_a_root_and_a_finite_gradient(precision: np.dty
     identity = jnp.eye(factors, dtype=precision)
     root = np.asarray(root_of(identity))
     np.testing.assert_allclose(root @ root.T, identity, atol=8 * np.finfo(precision).eps)
-    slope = jax.grad(lambda matrix: jnp.sum(principal_root(matrix) ** 3))(identity)
+    slope = jax.jit(jax.grad(lambda matrix: jnp.sum(principal_root(matrix) ** 3)))(identity)
     assert np.isfinite(np.asarray(slope)).all()
 
 
@@ -136,7 +137,7 @@ def test_a_book_s_risk_has_the_gradient_of_its_finite_difference(double: None) -
         root = principal_root(blended(share))
         return weights @ root @ root.T @ weights
 
-    slope = jax.grad(exact)(jnp.asarray(0.3))
+    slope = jax.jit(jax.grad(exact))(jnp.asarray(0.3))
     np.testing.assert_allclose(slope, weights @ (other - base) @ weights, rtol=1e-9)
 
     def excess(share: jax.Array) -> jax.Array:

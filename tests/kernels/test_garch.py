@@ -234,7 +234,7 @@ def test_the_likelihood_s_slopes_are_its_finite_differences(double: None, rng: n
 
     total = jax.jit(total, static_argnames="k")
     for k in range(SERIES):
-        slope = float(jax.grad(total)(model[name][k], k))
+        slope = float(jax.jit(jax.grad(total), static_argnums=1)(model[name][k], k))
         by_difference = slope_by_difference(lambda x, k=k: float(total(x, k)), float(model[name][k]))
         # Sums near 300 are rounded at 1e-13 and divided by a step of 1e-5 of the argument.
         assert slope == pytest.approx(by_difference, rel=1e-6, abs=1e-7 / float(model[name][k]))
@@ -249,7 +249,9 @@ def test_the_variance_s_slopes_are_its_finite_differences(double: None, rng: np.
         moves = jnp.where(np.isnan(returns), jnp.nan, np.nan_to_num(returns) * scale)
         return 1e4 * jnp.sum(garch_variance(moves, **model, initial=jnp.full(SERIES, 2e-4) * scale)[1])
 
-    assert float(jax.grad(today)(0.9)) == pytest.approx(slope_by_difference(lambda x: float(today(x)), 0.9), rel=1e-7)
+    assert float(jax.jit(jax.grad(today))(0.9)) == pytest.approx(
+        slope_by_difference(lambda x: float(today(x)), 0.9), rel=1e-7
+    )
 
 
 def test_the_normal_law_has_no_slope_in_its_freedom_and_finite_ones_elsewhere(

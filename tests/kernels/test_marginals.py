@@ -151,7 +151,7 @@ def test_the_gradient_of_an_empirical_shock_is_the_quantile_s_own_weights(double
         def shock(sample: jax.Array, at: jax.Array) -> jax.Array:
             return empirical_map(sample, at[None, None], table=table, freedom=freedom)[0, 0]
 
-        by_sample, slope = jax.grad(shock, argnums=(0, 1))(ranked, jnp.asarray(x))
+        by_sample, slope = jax.jit(jax.grad(shock, argnums=(0, 1)))(ranked, jnp.asarray(x))
         width = 1e-6
         wanted = (shock(ranked, jnp.asarray(x + width)) - shock(ranked, jnp.asarray(x - width))) / (2 * width)
         np.testing.assert_allclose(slope, wanted, rtol=1e-6, atol=1e-9)

@@ -135,7 +135,7 @@ def test_a_folder_that_others_may_write_in_is_not_trusted(place: Path) -> None:
 def test_the_source_travels_with_the_package() -> None:
     folder = Path(native.__file__).with_name("machine")
     assert {path.name for path in folder.iterdir()} == set(native.SOURCES)
-    assert f"({native.SYMBOL}," in (folder / native.SOURCES[0]).read_text()
+    assert f" {native.SYMBOL}(" in (folder / native.SOURCES[0]).read_text()
 
 
 def test_a_precision_that_nobody_asked_for_is_not_compiled(place: Path) -> None:

@@ -182,7 +182,7 @@ def test_slopes_in_every_parameter_are_finite_differences(double: None, rng: np.
         return jnp.sum(way * filled(scaled, rows, beta, LEVEL, sizes))
 
     at = (jnp.asarray(1.2), {name: jnp.asarray(size) for name, size in SIZES.items()}, jnp.asarray(1.0))
-    slopes = jax.grad(score, argnums=(0, 1, 2))(*at)
+    slopes = jax.jit(jax.grad(score, argnums=(0, 1, 2)))(*at)
     leaves, shape = jax.tree.flatten(at)
     for k, slope in enumerate(jax.tree.leaves(slopes)):
         steps = [shape.unflatten([x + sign * 1e-6 * (k == j) for j, x in enumerate(leaves)]) for sign in (1, -1)]

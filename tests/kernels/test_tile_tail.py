@@ -178,8 +178,8 @@ def test_all_of_very_many_scenarios_reach_a_tail_of_everything() -> None:
     weights = (weights / weights.sum()).astype(np.float32)
     row = np.linspace(-1, 1, scenarios, dtype=np.float32)[None]
     assert float(edges(row, weights, tail=1.0)[0]) == -1
-    grid, _, _, _, needed, _ = plan_sweep(scenarios, weights, tails=(1.0,)).asked
-    assert needed == np.floor(weights.astype(float) * grid).sum()
+    (asked,) = plan_sweep(scenarios, weights, tails=(1.0,)).asked
+    assert asked.needed == np.floor(weights.astype(float) * asked.grid).sum()
 
 
 @pytest.mark.parametrize("scrambles", [(0, 0), (8, 64)], ids=["draws", "scrambles"])

@@ -228,7 +228,7 @@ def test_the_filter_s_slope_in_its_half_life_is_its_finite_difference(double: No
     def today(half_life: float) -> jax.Array:
         return jnp.sum(ewma_variance(returns, bars, start, half_life=half_life)[1]) * 1e4
 
-    slope = float(jax.grad(today)(11.2))
+    slope = float(jax.jit(jax.grad(today))(11.2))
     # Values near ten are rounded at 1e-15 and divided by a step of 1e-4.
     assert slope == pytest.approx(slope_by_difference(lambda x: float(today(x)), 11.2), rel=1e-7)
 
@@ -243,7 +243,7 @@ def test_the_slope_of_residuals_in_the_half_life_survives_missing_bars(double: N
         got, _ = filtered_residuals(returns, bars, jnp.sqrt(path), jnp.full(FACTORS, 0.02), least_share=0.25, cap=15.0)
         return jnp.sum(jnp.where(jnp.isnan(returns), 0, got) ** 2)
 
-    slope = float(jax.grad(size)(11.2))
+    slope = float(jax.jit(jax.grad(size))(11.2))
     assert slope == pytest.approx(slope_by_difference(lambda x: float(size(x)), 11.2), rel=1e-7)
 
 

@@ -47,30 +47,31 @@ class GroupRoom {
 
   int64_t panels() const { return panels_; }
 
-  // Positions of the accounts of group `g`, laid out by row; several in one row are summed.
-  Group<Real> Lay(int64_t g, int64_t rows, int64_t width, const int32_t* held, const int32_t* instruments,
-                  const Real* amounts, int64_t accounts) {
+  // Positions of the accounts of group `g`, laid out by row; several in one row are summed. Account `k` of the book
+  // holds entries `starts[k]` to `starts[k + 1]`.
+  Group<Real> Lay(int64_t g, int64_t rows, const int64_t* accounts, int64_t count, const int64_t* starts,
+                  const int32_t* instruments, const Real* amounts) {
     Run* runs = runs_ + g * rows;
     int32_t* panel = panel_ + g * (panels_ + 1);
     Real* quantities = quantities_ + g * rows * kGroup;
     std::fill_n(place_, rows, -1);
-    for (int64_t a = 0; a < accounts; ++a) {
-      for (int64_t p = 0; p < held[a]; ++p) place_[instruments[a * width + p]] = 0;
+    for (int64_t a = 0; a < count; ++a) {
+      for (int64_t p = starts[accounts[a]]; p < starts[accounts[a] + 1]; ++p) place_[instruments[p]] = 0;
     }
-    int32_t count = 0, last = 0;
+    int32_t held = 0, last = 0;
     for (int32_t r = 0; r < rows; ++r) {
       const bool opens = r % height_ == 0;
       if (opens) panel[r / height_] = last;
       if (place_[r] < 0) continue;
-      if (opens || place_[r - 1] < 0) runs[last++] = {r, r, count};
+      if (opens || place_[r - 1] < 0) runs[last++] = {r, r, held};
       runs[last - 1].last = r + 1;
-      place_[r] = count++;
+      place_[r] = held++;
     }
     panel[panels_] = last;
-    std::fill_n(quantities, count * kGroup, Real{0});
-    for (int64_t a = 0; a < accounts; ++a) {
-      for (int64_t p = 0; p < held[a]; ++p) {
-        quantities[place_[instruments[a * width + p]] * kGroup + a] += amounts[a * width + p];
+    std::fill_n(quantities, held * kGroup, Real{0});
+    for (int64_t a = 0; a < count; ++a) {
+      for (int64_t p = starts[accounts[a]]; p < starts[accounts[a] + 1]; ++p) {
+        quantities[place_[instruments[p]] * kGroup + a] += amounts[p];
       }
     }
     return {runs, panel, quantities};

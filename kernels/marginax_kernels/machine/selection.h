@@ -224,28 +224,44 @@ __attribute__((noinline)) Real Raise(Candidates<Real>& held, const Asked& asked)
 template <typename Real, bool kWeighted>
 Real Edge(Candidates<Real>& held, Real bound, const Asked& asked) {
   constexpr Real kLeast = -std::numeric_limits<Real>::infinity();
-  Close<Real, kWeighted>(held, 4, kLeast);
+  Close<Real, kWeighted>(held, std::max(4, Lanes<Real>::kCount), kLeast);
   const double all = kWeighted ? MassAtLeast(held, kLeast, asked.grid) : static_cast<double>(held.count);
   if (all < asked.needed) return bound;
   const Bracket<Real> at = Narrow<Real, kWeighted>(held, asked, kFew, -1);
   const Real low = Value<Real>(at.low), high = Value<Real>(at.high);
   if (!at.Wide()) return LeastFrom(held, low);
-  Real loss[kFew], weight[kFew];
+  constexpr int kCount = Lanes<Real>::kCount, kRoom = (kFew + kCount - 1) / kCount * kCount;
+  Real loss[kRoom + kCount], weight[kRoom + kCount];
   int inside = 0;
-  for (int64_t k = 0; k < held.count; ++k) {
+  const Vector<Real> from = Spread(low), below = Spread(high);
+  for (int64_t k = 0; k < held.count; k += kCount) {
+    const Vector<Real> x = Load(held.loss + k);
+    uint64_t bits = Compare<kAtLeast, Real>(x, from);
     // Where nothing is at or above `high`, a number that the processor takes for zero must not say otherwise.
-    if (!(held.loss[k] >= low) || (at.at_high && held.loss[k] >= high)) continue;
-    int to = inside++;
-    for (; to > 0 && loss[to - 1] < held.loss[k]; --to) loss[to] = loss[to - 1], weight[to] = weight[to - 1];
-    loss[to] = held.loss[k];
-    if constexpr (kWeighted) weight[to] = held.weight[k];
+    if (at.at_high) bits &= ~Compare<kAtLeast, Real>(x, below);
+    if constexpr (kWeighted) Pack<Real>(weight + inside, Load(held.weight + k), static_cast<uint32_t>(bits));
+    Pack<Real>(loss + inside, x, static_cast<uint32_t>(bits));
+    inside += __builtin_popcountll(bits);
   }
-  double mass = kWeighted && at.at_high ? MassAtLeast(held, high, asked.grid) : static_cast<double>(at.at_high);
+  for (int k = inside; k < kRoom; k += kCount) Store(loss + k, Spread(kLeast));
+  double masses[kRoom] = {};
+  for (int k = 0; kWeighted && k < inside; ++k) masses[k] = std::floor(static_cast<double>(weight[k]) * asked.grid);
+  const double beyond = kWeighted && at.at_high ? MassAtLeast(held, high, asked.grid) : static_cast<double>(at.at_high);
+  // Each of them against all, which a processor need not guess about as it must when it sorts.
+  Real edge = kLeast;
   for (int k = 0; k < inside; ++k) {
-    mass += kWeighted ? std::floor(static_cast<double>(weight[k]) * asked.grid) : 1;
-    if (mass >= asked.needed) return loss[k];
+    const Vector<Real> own = Spread(loss[k]);
+    double mass = beyond;
+    int64_t count = 0;
+    for (int j = 0; j < kRoom; j += kCount) {
+      uint64_t above = Compare<kAtLeast, Real>(Load(loss + j), own);
+      count += __builtin_popcountll(above);
+      for (; kWeighted && above; above &= above - 1) mass += masses[j + __builtin_ctzll(above)];
+    }
+    if (!kWeighted) mass += static_cast<double>(count);
+    edge = mass >= asked.needed ? std::max(edge, loss[k]) : edge;
   }
-  return low;
+  return edge > low ? edge : low;
 }
 
 }  // namespace
