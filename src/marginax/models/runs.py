@@ -47,7 +47,9 @@ def find_runs(
     real = group.ravel()[place] >= 0
     place, length = place[real], length[real]
     owner, start = np.divmod(place, width)
-    asset = _asset_columns(owner * (len(groups) + 1) + group[owner, start], assets, groups)
+    mine, own, asset = group[owner, start], groups[assets], np.full(len(owner), -1)
+    for column in np.flatnonzero((own >= 0).any(axis=0)):  # an account has few assets
+        asset[own[owner, column] == mine] = column
     together = (length > 1) | (asset >= 0)
     start, length, owner, asset = (each[together] for each in (start, length, owner, asset))
 
@@ -106,17 +108,6 @@ def book_groups(positions: Entries, collateral: Entries, groups: Int[np.ndarray,
 
 def _starts(counts: np.ndarray) -> Int64[np.ndarray, " counts_and_one"]:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
-def _asset_columns(keys: np.ndarray, assets: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """For each run, by a key of account and underlying, the column of the account's asset of that underlying, or -1."""
-    row, column = np.nonzero(groups[assets] >= 0)
-    held = row * (len(groups) + 1) + groups[assets[row, column]]
-    order = np.argsort(held)
-    at = np.searchsorted(held[order], keys)
-    found = order[np.minimum(at, max(len(order) - 1, 0))] if len(order) else np.zeros(len(keys), int)
-    fits = (at < len(order)) & (held[found] == keys if len(order) else False)
-    return np.where(fits, column[found] if len(order) else -1, -1)
 
 
 def _within(length: np.ndarray) -> np.ndarray:
