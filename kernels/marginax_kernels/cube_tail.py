@@ -93,6 +93,8 @@ class CubeTail:
         question = Question(self._cube, mass, tuple(falling), scrambles)
         self._devices, self._dense_width = stream_devices(streams), dense_width
         native = self._devices[0].platform == "cpu" and native_path(self._cube.dtype.name).in_use
+        if scrambles[0]:  # machine code keeps scenarios as numbers beside their losses
+            native = native and scenarios <= 2 ** (np.finfo(self._cube.dtype).nmant + 1)
         self._pass: BookPass = (NativePass if native else PurePass)(question, self._devices)
         self._rows = -(-(tile or self._pass.rows) // ROW_STEP) * ROW_STEP
 

@@ -166,6 +166,20 @@ def test_a_loss_that_is_no_number_is_found_wherever_it_stands(
         assert np.isfinite(got.venue_loss).all()
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
+@pytest.mark.parametrize("scenarios", [17, 30, 70])
+def test_gains_without_bound_are_the_least_losses(
+    precision: np.dtype, rng: np.random.Generator, scenarios: int, weighted: bool
+) -> None:
+    losses = rng.normal(size=(scenarios, scenarios)).astype(precision)
+    losses[np.tri(scenarios, dtype=bool)] = -np.inf  # one of the first row, all of the last
+    mass = rng.random(scenarios) if weighted else np.ones(scenarios)
+    weights = (mass / mass.sum()).astype(precision)
+    for tail in (0.3, 0.9, 1.0):
+        got = of_rows(losses, weights if weighted else None, tail=tail)
+        np.testing.assert_array_equal(got.var, [edge_by_fractions(row, weights, tail) for row in losses])
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     scenarios=st.sampled_from([1, 2, 63, 64, 65, 129, 700]),

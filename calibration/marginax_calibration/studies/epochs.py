@@ -229,7 +229,7 @@ def totals(found: Found) -> str:
             f"{_sum(closed, 'written_off') / MILLION:.2f}",
         ]
     titles = [
-        "initial at first", "before the hour", "after it", "at its highest", "at the end", "calls paid",
+        "initial at first", "before the hour", "after it", "highest from then on", "at the end", "calls paid",
         "of them from the hour on", "accounts closed", "written off",
     ]  # fmt: skip
     return markdown(titles, rows)

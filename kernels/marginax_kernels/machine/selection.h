@@ -239,6 +239,8 @@ Real Edge(Candidates<Real>& held, Real bound, const Asked& asked) {
     uint64_t bits = Compare<kAtLeast, Real>(x, from);
     // Where nothing is at or above `high`, a number that the processor takes for zero must not say otherwise.
     if (at.at_high) bits &= ~Compare<kAtLeast, Real>(x, below);
+    // What closes the candidates is at or above a `low` of minus infinity too.
+    if (held.count - k < kCount) bits &= (uint64_t{1} << (held.count - k)) - 1;
     if constexpr (kWeighted) Pack<Real>(weight + inside, Load(held.weight + k), static_cast<uint32_t>(bits));
     Pack<Real>(loss + inside, x, static_cast<uint32_t>(bits));
     inside += __builtin_popcountll(bits);
